@@ -1,0 +1,3 @@
+//! XDP.
+#![no_std]
+#![no_main]

@@ -1,0 +1,14 @@
+//! `lb`: an L4 director. The library holds everything; `main.rs` only calls [`cli`].
+//!
+//! Read ARCHITECTURE.md for the floors: a module may name what is below it, never the other way.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod controller;
+pub mod dataplane;
+pub mod health;
+pub mod model;
+pub mod netlink;
+pub mod plan;
+pub mod sched;

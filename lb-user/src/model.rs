@@ -1,0 +1,262 @@
+//! The desired state in domain words: what the YAML file means once it is validated.
+//!
+//! `config` produces a [`Director`]; the controller owns the current one and turns it into map
+//! operations. Values are plain data with every default applied, so nobody after `config` has to
+//! know what a missing key means.
+//!
+//! Must not know: serde, YAML, files, BPF, tokio.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything one configuration file asks of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Director {
+    /// Name of this node in logs and in `lb status`; the host name unless the file says otherwise.
+    pub node: String,
+    /// The XDP plane; `None` means that no BPF is needed at all.
+    pub dataplane: Option<Dataplane>,
+    /// L4 services in file order.
+    pub virtual_services: Vec<VirtualService>,
+    /// Where the CLI reaches the daemon.
+    pub admin: Admin,
+    /// What is logged, and how.
+    pub log: Log,
+}
+
+/// The `dataplane` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataplane {
+    /// Interfaces that XDP is attached to, by name.
+    pub interfaces: Vec<String>,
+    /// How XDP is attached.
+    pub mode: AttachMode,
+    /// Directory on a bpffs that holds maps and links.
+    pub pin_path: PathBuf,
+    /// Capacity of the connection table in connections.
+    pub connections: u32,
+    /// How long an idle connection is remembered.
+    pub timeouts: Timeouts,
+    /// New flows per second and core above which flows get no entry; 0 is never.
+    pub new_connections_per_second: u32,
+    /// How a nat reply finds its way back to the client.
+    pub replies: Replies,
+    /// Addresses added at start and removed at stop.
+    pub addresses: Vec<OwnedAddress>,
+}
+
+/// How XDP is attached to an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// In the driver, or the start is refused.
+    Native,
+    /// In the stack, on skbs; works on every interface and is slower.
+    Generic,
+    /// Native where the driver has it, else generic with a warning.
+    Auto,
+}
+
+/// Where nat replies are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replies {
+    /// To the neighbour that the request came from ("auto last hop").
+    LastHop,
+    /// Where the routing table says, as IPVS does.
+    Route,
+}
+
+/// Idle times after which a connection is forgotten (ipvsadm `--set` and the kernel's tables).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// ESTABLISHED.
+    pub tcp: Duration,
+    /// SYN_RECV, and a flow picked up in its middle until its second packet.
+    pub tcp_syn: Duration,
+    /// FIN_WAIT.
+    pub tcp_fin: Duration,
+    /// UDP.
+    pub udp: Duration,
+}
+
+impl Default for Timeouts {
+    /// IPVS's values: 15 min, 60 s, 2 min and 5 min.
+    fn default() -> Self {
+        Self {
+            tcp: Duration::from_secs(15 * 60),
+            tcp_syn: Duration::from_secs(60),
+            tcp_fin: Duration::from_secs(2 * 60),
+            udp: Duration::from_secs(5 * 60),
+        }
+    }
+}
+
+/// An address that the daemon puts on an interface while it runs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnedAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// Its prefix length; 32 or 128 when the file gives none.
+    pub prefix_len: u8,
+    /// The interface by name.
+    pub interface: String,
+}
+
+/// An L4 service: one or several `address:port/protocol` that share real servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualService {
+    /// Unique name.
+    pub name: String,
+    /// What clients connect to.
+    pub listen: Vec<Listen>,
+    /// How a new connection chooses its real server.
+    pub scheduler: Scheduler,
+    /// How packets reach the real server.
+    pub forwarding: ForwardingMethod,
+    /// What becomes of a real server's connections when its check fails.
+    pub on_failure: OnFailure,
+    /// Real servers in file order.
+    pub real_servers: Vec<RealServer>,
+}
+
+/// One virtual address, port and protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Listen {
+    /// The virtual address (VIP).
+    pub address: IpAddr,
+    /// The port, in host order.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+/// Transport protocol of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+}
+
+/// Choice of a real server for a new connection, in ipvsadm's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduler {
+    /// Round robin over every real server of weight above 0.
+    Rr,
+    /// Round robin in proportion to the weights.
+    Wrr,
+}
+
+/// How packets reach a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardingMethod {
+    /// Direct routing: only the MAC addresses change; the real server answers the client itself.
+    Dr,
+    /// The destination is rewritten, and the source of the replies back.
+    Nat,
+}
+
+/// `on_failure`: what a failed check does beyond stopping new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Connections of the server are expired, so that clients are told (IPVS expire_nodest_conn=1).
+    Remove,
+    /// Connections stay, as for weight 0 (keepalived inhibit_on_failure).
+    Quiesce,
+}
+
+/// A server behind a virtual service (IPVS code: destination).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealServer {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port; the service's own for dr.
+    pub port: u16,
+    /// Configured weight; 0 quiesces: existing connections stay, new ones go elsewhere.
+    pub weight: u32,
+    /// Taken out by the operator; like weight 0.
+    pub disabled: bool,
+    /// How it is probed; `None` means it is always taken to be up ("unchecked").
+    pub health_check: Option<HealthCheck>,
+}
+
+/// A health check with every default applied.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HealthCheck {
+    /// What is done.
+    pub kind: CheckKind,
+    /// Time from one probe's start to the next while the state is certain.
+    pub interval: Duration,
+    /// The same while the state is in doubt (keepalived delay_before_retry, haproxy fastinter).
+    pub retry_interval: Duration,
+    /// Time after which a probe without an answer has failed.
+    pub timeout: Duration,
+    /// Successes in a row that bring a server up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+    /// Port to probe; `None` is the real server's own.
+    pub port: Option<u16>,
+    /// State before the first result.
+    pub starts_up: bool,
+}
+
+/// Kinds of health check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CheckKind {
+    /// A TCP connection is opened and closed.
+    Tcp,
+}
+
+/// The `admin` section.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Path of the Unix socket that the command line speaks to.
+    pub socket: PathBuf,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { socket: PathBuf::from("/run/lb/admin.sock") }
+    }
+}
+
+/// The `log` section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The least important level that is written.
+    pub level: LogLevel,
+    /// Text or JSON lines.
+    pub format: LogFormat,
+}
+
+/// Log levels, most important first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Something failed.
+    Error,
+    /// Something looks wrong.
+    Warn,
+    /// Life cycle and state changes.
+    Info,
+    /// Detail for finding faults.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Log formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Text }
+    }
+}
