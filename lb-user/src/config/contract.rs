@@ -1,0 +1,261 @@
+//! The one table of every key of the reference, `docs/lb.yaml`, and of the words some keys take.
+//!
+//! `raw` asks it which keys a mapping may have and which of them work already; a test walks
+//! `docs/lb.yaml` and this table against each other. Building a feature begins with turning its
+//! `later` into `built` here.
+//!
+//! Must not know: types of values, positions, the model.
+
+/// One key of a mapping.
+#[derive(Debug)]
+pub(super) struct Key {
+    /// As it is written.
+    pub(super) name: &'static str,
+    /// False: part of the contract, refused as not supported yet.
+    pub(super) built: bool,
+    /// What its value is made of.
+    pub(super) inside: Inside,
+}
+
+/// The keys below a key. A list stands for its items.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Inside {
+    /// Nothing: the value is no mapping.
+    Value,
+    /// A mapping with these keys (or, where the reference says so, a plain value instead).
+    Map(&'static [Key]),
+    /// A mapping whose keys are names of the user's, each with these keys.
+    Named(&'static [Key]),
+    /// A mapping that is the user's own.
+    Free,
+}
+
+impl Inside {
+    /// Keys of the mapping, or of each of the named mappings.
+    pub(super) fn keys(self) -> &'static [Key] {
+        match self {
+            Self::Map(keys) | Self::Named(keys) => keys,
+            Self::Value | Self::Free => &[],
+        }
+    }
+}
+
+/// Words that a key takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Words<T: 'static> {
+    /// What the words are, for messages: "scheduler".
+    pub(super) what: &'static str,
+    /// Words that work, and what they mean.
+    pub(super) built: &'static [(&'static str, T)],
+    /// Words of the contract that are not supported yet.
+    pub(super) later: &'static [&'static str],
+}
+
+const fn built(name: &'static str, inside: Inside) -> Key {
+    Key { name, built: true, inside }
+}
+
+const fn later(name: &'static str, inside: Inside) -> Key {
+    Key { name, built: false, inside }
+}
+
+use crate::model;
+use Inside::{Free, Map, Named, Value};
+
+pub(super) static SCHEDULERS: Words<model::Scheduler> = Words {
+    what: "scheduler",
+    built: &[("rr", model::Scheduler::Rr), ("wrr", model::Scheduler::Wrr)],
+    later: &["lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"],
+};
+pub(super) static FORWARDING: Words<model::ForwardingMethod> = Words {
+    what: "forwarding method",
+    built: &[("dr", model::ForwardingMethod::Dr), ("nat", model::ForwardingMethod::Nat)],
+    later: &["fullnat", "tunnel"],
+};
+pub(super) static ON_FAILURE: Words<model::OnFailure> = Words {
+    what: "on_failure",
+    built: &[("remove", model::OnFailure::Remove), ("quiesce", model::OnFailure::Quiesce)],
+    later: &[],
+};
+pub(super) static CHECK_TYPES: Words<()> = Words {
+    what: "health check type",
+    built: &[("tcp", ())],
+    later: &["ping", "http", "https", "udp", "dns", "smtp", "exec", "grpc"],
+};
+pub(super) static START: Words<bool> =
+    Words { what: "start", built: &[("up", true), ("down", false)], later: &[] };
+pub(super) static MODES: Words<model::AttachMode> = Words {
+    what: "mode",
+    built: &[
+        ("native", model::AttachMode::Native),
+        ("generic", model::AttachMode::Generic),
+        ("auto", model::AttachMode::Auto),
+    ],
+    later: &[],
+};
+pub(super) static REPLIES: Words<model::Replies> = Words {
+    what: "replies",
+    built: &[("last_hop", model::Replies::LastHop), ("route", model::Replies::Route)],
+    later: &[],
+};
+pub(super) static LEVELS: Words<model::LogLevel> = Words {
+    what: "level",
+    built: &[
+        ("error", model::LogLevel::Error),
+        ("warn", model::LogLevel::Warn),
+        ("info", model::LogLevel::Info),
+        ("debug", model::LogLevel::Debug),
+        ("trace", model::LogLevel::Trace),
+    ],
+    later: &[],
+};
+pub(super) static FORMATS: Words<model::LogFormat> = Words {
+    what: "format",
+    built: &[("text", model::LogFormat::Text), ("json", model::LogFormat::Json)],
+    later: &[],
+};
+pub(super) static LOG_TARGETS: Words<()> =
+    Words { what: "log target", built: &[("stderr", ())], later: &[] };
+
+/// Keys of the whole file.
+pub(super) static ROOT: &[Key] = &[
+    built("node", Value),
+    later("include", Value),
+    built("defaults", Map(DEFAULTS)),
+    built("dataplane", Map(DATAPLANE)),
+    built("health_checks", Named(HEALTH_CHECK)),
+    built("virtual_services", Map(VIRTUAL_SERVICE)),
+    later("vrrp", Map(VRRP)),
+    later("connection_sync", Map(CONNECTION_SYNC)),
+    later("notifications", Map(NOTIFICATIONS)),
+    later("tls", Map(TLS)),
+    later("workers", Map(WORKERS)),
+    later("frontends", Map(FRONTEND)),
+    later("backends", Map(BACKEND)),
+    built("admin", Map(ADMIN)),
+    built("log", Map(LOG)),
+];
+
+static DEFAULTS: &[Key] = &[
+    built("virtual_service", Map(VIRTUAL_SERVICE)),
+    built("real_server", Map(REAL_SERVER)),
+    later("frontend", Map(FRONTEND)),
+    later("backend", Map(BACKEND)),
+    later("server", Map(SERVER)),
+];
+
+static DATAPLANE: &[Key] = &[
+    built("interfaces", Value),
+    built("mode", Value),
+    built("pin_path", Value),
+    built("connections", Value),
+    built("timeouts", Map(TIMEOUTS)),
+    built("new_connections_per_second", Value),
+    later("deny", Value),
+    later("allow", Value),
+    built("replies", Value),
+    built("addresses", Value),
+    later("fullnat_sources", Map(FULLNAT_SOURCES)),
+];
+static TIMEOUTS: &[Key] =
+    &[built("tcp", Value), built("tcp_syn", Value), built("tcp_fin", Value), built("udp", Value)];
+static FULLNAT_SOURCES: &[Key] =
+    &[later("interface", Value), later("addresses", Value), later("ports", Value)];
+
+pub(super) static HEALTH_CHECK: &[Key] = &[
+    built("type", Value),
+    later("method", Value),
+    later("path", Value),
+    later("host", Value),
+    later("expect", Map(&[later("status", Value), later("body", Value)])),
+    built("interval", Value),
+    built("retry_interval", Value),
+    built("timeout", Value),
+    built("rise", Value),
+    built("fall", Value),
+    built("port", Value),
+    later("headers", Free),
+    later("sni", Value),
+    later("verify", Value),
+    later("via", Value),
+    built("start", Value),
+    later("flap", Map(&[later("changes", Value), later("per", Value), later("hold", Value)])),
+    later("dns", Map(&[later("name", Value), later("record", Value)])),
+    later("udp", Map(&[later("payload", Value), later("reply", Value)])),
+    later("smtp", Map(&[later("helo", Value)])),
+    later("grpc", Map(&[later("service", Value)])),
+    later("command", Value),
+    later("user", Value),
+];
+
+static VIRTUAL_SERVICE: &[Key] = &[
+    built("name", Value),
+    built("listen", Value),
+    built("scheduler", Value),
+    built("forwarding", Value),
+    later("persistence", Map(PERSISTENCE)),
+    built("health_check", Map(HEALTH_CHECK)),
+    built("on_failure", Value),
+    later("reset_on_removal", Value),
+    later("hash", Map(&[later("port", Value), later("fallback", Value)])),
+    later("timeouts", Map(&[later("tcp", Value)])),
+    later("slow_start", Value),
+    later("notify", Map(&[later("up", Value), later("down", Value), later("email", Value)])),
+    later("quorum", Map(QUORUM)),
+    later("sorry_server", Map(&[later("address", Value), later("port", Value)])),
+    built("real_servers", Map(REAL_SERVER)),
+    later("one_packet", Value),
+    later("tunnel", Map(&[later("type", Value), later("mss_clamp", Value)])),
+];
+static PERSISTENCE: &[Key] =
+    &[later("timeout", Value), later("netmask", Value), later("netmask6", Value)];
+static QUORUM: &[Key] = &[
+    later("up", Value),
+    later("hysteresis", Value),
+    later("on_up", Value),
+    later("on_down", Value),
+];
+static REAL_SERVER: &[Key] = &[
+    built("address", Value),
+    built("port", Value),
+    built("weight", Value),
+    later("max_connections", Value),
+    later("min_connections", Value),
+    built("disabled", Value),
+    later("forwarding", Value),
+    built("health_check", Map(HEALTH_CHECK)),
+];
+
+static ADMIN: &[Key] = &[
+    built("socket", Value),
+    later(
+        "http",
+        Map(&[
+            later("bind", Value),
+            later("stats_path", Value),
+            later("refresh", Value),
+            later("realm", Value),
+            later("hide_version", Value),
+            later("users", Map(ADMIN_USER)),
+            later("tls", Map(&[later("certificates", Value)])),
+        ]),
+    ),
+];
+static ADMIN_USER: &[Key] =
+    &[later("name", Value), later("password_hash", Value), later("role", Value)];
+
+static LOG: &[Key] =
+    &[built("level", Value), built("format", Value), built("to", Map(LOG_TARGET))];
+static LOG_TARGET: &[Key] = &[
+    later("syslog", Value),
+    later("facility", Value),
+    later("max_level", Value),
+    later("min_level", Value),
+    later("file", Value),
+];
+
+// What follows is not built; one file of its own keeps this one readable.
+mod later_sections;
+use later_sections::{
+    BACKEND, CONNECTION_SYNC, FRONTEND, NOTIFICATIONS, SERVER, TLS, VRRP, WORKERS,
+};

@@ -1,0 +1,16 @@
+//! Tests of the whole way from text to director, against files.
+//!
+//! `vectors` compares complete outputs, `contract` walks `docs/lb.yaml`, `fuzz` mutates it.
+//!
+//! Must not know: private steps that have tests of their own beside them.
+
+mod contract;
+mod fuzz;
+mod vectors;
+
+use std::path::PathBuf;
+
+/// A path from the root of the repository.
+fn repository(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}

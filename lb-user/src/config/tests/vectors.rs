@@ -1,0 +1,253 @@
+//! Compares `tests/vectors/config`: `bad/*.yaml` with the whole output in the `.err` beside it,
+//! `good/*.yaml` with no errors and the warnings in a `.warn`, if there is one.
+//!
+//! `UPDATE_EXPECT=1` writes what came out. Lines name the file as `bad/NAME.yaml`.
+//!
+//! Must not know: which message comes from which function.
+
+use super::super::{ConfigError, load};
+use super::repository;
+use crate::model::*;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Files of `folder` that end in `.yaml`, in order.
+fn files(folder: &str) -> Vec<PathBuf> {
+    let folder = repository("tests/vectors/config").join(folder);
+    let entries = fs::read_dir(&folder).expect("the vectors are in the repository");
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|e| e == "yaml"));
+    files.sort();
+    files
+}
+
+fn short_name(file: &Path) -> String {
+    let folder = file.parent().and_then(Path::file_name).unwrap().to_string_lossy();
+    format!("{folder}/{}", file.file_name().unwrap().to_string_lossy())
+}
+
+fn lines(errors: &[ConfigError]) -> String {
+    errors.iter().map(|e| format!("{e}\n")).collect()
+}
+
+/// `None` if equal, else the first line that differs.
+fn difference(expected: &str, got: &str) -> Option<String> {
+    if expected == got {
+        return None;
+    }
+    let (mut a, mut b) = (expected.lines(), got.lines());
+    loop {
+        match (a.next(), b.next()) {
+            (Some(a), Some(b)) if a == b => {}
+            (None, None) => return Some("line ends differ".into()),
+            (a, b) => {
+                let (a, b) = (a.unwrap_or("(nothing)"), b.unwrap_or("(nothing)"));
+                return Some(format!("expected {a}\n     got {b}"));
+            }
+        }
+    }
+}
+
+fn compare(beside: &Path, got: &str, failures: &mut Vec<String>) {
+    if std::env::var_os("UPDATE_EXPECT").is_some_and(|v| v == "1") {
+        if got.is_empty() {
+            let _ = fs::remove_file(beside);
+        } else {
+            fs::write(beside, got).expect("the repository is writable");
+        }
+        return;
+    }
+    let expected = fs::read_to_string(beside).unwrap_or_default();
+    if let Some(difference) = difference(&expected, got) {
+        failures.push(format!("{}:\n{difference}", beside.display()));
+    }
+}
+
+#[test]
+fn bad_files_give_every_error_where_it_is() {
+    let mut failures = Vec::new();
+    let files = files("bad");
+    assert!(files.len() >= 30, "{} files", files.len());
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        match load(&short_name(&file), &text, "host") {
+            Ok(_) => failures.push(format!("{} is accepted", file.display())),
+            Err(errors) => {
+                assert!(!errors.is_empty(), "{}", file.display());
+                compare(&file.with_extension("err"), &lines(&errors), &mut failures);
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn good_files_are_accepted_with_their_warnings() {
+    let mut failures = Vec::new();
+    for file in files("good") {
+        let text = fs::read_to_string(&file).unwrap();
+        match load(&short_name(&file), &text, "host") {
+            Ok(loaded) => {
+                compare(&file.with_extension("warn"), &lines(&loaded.warnings), &mut failures);
+            }
+            Err(errors) => failures.push(lines(&errors)),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn a_wrong_column_is_a_difference() {
+    let right = "f:1:2: p: m\nf:3:4: q: n\n";
+    assert_eq!(difference(right, right), None);
+    assert!(difference(right, "f:1:2: p: m\nf:3:5: q: n\n").is_some_and(|d| d.contains("f:3:5")));
+    assert!(difference(right, "f:1:2: p: m\n").is_some_and(|d| d.contains("(nothing)")));
+    // The same through a real file: one space more before the value.
+    let file = |text| lines(&load("f", text, "host").unwrap_err());
+    assert!(difference(&file("log: {level: loud}\n"), &file("log: {level:  loud}\n")).is_some());
+}
+
+#[test]
+fn every_built_key_reaches_the_director() {
+    let text = fs::read_to_string(repository("tests/vectors/config/good/everything.yaml")).unwrap();
+    let loaded = load("everything.yaml", &text, "host").map_err(|e| lines(&e)).unwrap();
+    let seconds = Duration::from_secs;
+    let deep = HealthCheck {
+        kind: CheckKind::Tcp,
+        interval: seconds(5),
+        retry_interval: Duration::from_millis(500),
+        timeout: seconds(3),
+        rise: 4,
+        fall: 5,
+        port: Some(8081),
+        starts_up: true,
+    };
+    let expected = Director {
+        node: "lb01".into(),
+        dataplane: Some(Dataplane {
+            interfaces: vec!["eth0".into(), "eth1".into()],
+            mode: AttachMode::Generic,
+            pin_path: "/sys/fs/bpf/other".into(),
+            connections: 5000,
+            timeouts: Timeouts {
+                tcp: seconds(600),
+                tcp_syn: seconds(30),
+                tcp_fin: seconds(60),
+                udp: seconds(120),
+            },
+            new_connections_per_second: 7000,
+            replies: Replies::Route,
+            addresses: vec![OwnedAddress {
+                address: "192.168.20.50".parse().unwrap(),
+                prefix_len: 24,
+                interface: "eth1".into(),
+            }],
+        }),
+        virtual_services: vec![VirtualService {
+            name: "web".into(),
+            listen: vec![
+                Listen {
+                    address: "192.168.20.50".parse().unwrap(),
+                    port: 80,
+                    protocol: Protocol::Tcp,
+                },
+                Listen {
+                    address: "192.168.20.51".parse().unwrap(),
+                    port: 80,
+                    protocol: Protocol::Udp,
+                },
+            ],
+            scheduler: Scheduler::Wrr,
+            forwarding: ForwardingMethod::Nat,
+            on_failure: OnFailure::Quiesce,
+            real_servers: vec![
+                RealServer {
+                    address: "192.168.20.203".parse().unwrap(),
+                    port: 8080,
+                    weight: 3,
+                    disabled: true,
+                    health_check: None,
+                },
+                RealServer {
+                    address: "192.168.20.233".parse().unwrap(),
+                    port: 80,
+                    weight: 2,
+                    disabled: false,
+                    health_check: Some(deep),
+                },
+            ],
+        }],
+        admin: Admin { socket: "/run/lb/other.sock".into() },
+        log: Log { level: LogLevel::Debug, format: LogFormat::Json },
+    };
+    assert_eq!(loaded.director, expected);
+}
+
+#[test]
+fn what_is_not_said_has_the_defaults_of_the_reference() {
+    let text = "dataplane: {interfaces: [eth0], addresses: [192.0.2.1]}\nhealth_checks: {c: {type: tcp}}\n\
+        virtual_services: [{name: a, listen: 192.0.2.1:80/tcp, scheduler: rr, forwarding: dr, health_check: c,\n\
+        real_servers: [{address: 192.0.2.9}]}]\n";
+    let director = load("f", text, "host").map_err(|e| lines(&e)).unwrap().director;
+    assert_eq!(director.node, "host");
+    assert_eq!((director.admin, director.log), (Admin::default(), Log::default()));
+    let dataplane = director.dataplane.unwrap();
+    assert_eq!(dataplane.mode, AttachMode::Auto);
+    assert_eq!(dataplane.pin_path, Path::new("/sys/fs/bpf/lb"));
+    assert_eq!((dataplane.connections, dataplane.new_connections_per_second), (1_000_000, 0));
+    assert_eq!(dataplane.timeouts, Timeouts::default());
+    assert_eq!(dataplane.replies, Replies::LastHop);
+    assert_eq!((dataplane.addresses[0].prefix_len, dataplane.addresses[0].interface.as_str()), (32, "eth0"));
+    let service = &director.virtual_services[0];
+    assert_eq!(service.on_failure, OnFailure::Remove);
+    let server = &service.real_servers[0];
+    assert_eq!((server.port, server.weight, server.disabled), (80, 1, false));
+    let two = Duration::from_secs(2);
+    let check = server.health_check.as_ref().unwrap();
+    assert_eq!((check.interval, check.retry_interval, check.timeout), (two, two, two));
+    assert_eq!((check.rise, check.fall, check.port, check.starts_up), (2, 3, None, false));
+}
+
+#[test]
+fn a_file_without_anything_needs_no_data_plane() {
+    for text in ["", "# only a comment\n", "{}", "dataplane:\nvirtual_services:\nlog:\n", "\u{feff}node: a\n"] {
+        let loaded = load("f", text, "host").map_err(|e| lines(&e)).unwrap();
+        assert_eq!(loaded.director.dataplane, None, "{text}");
+        assert!(loaded.director.virtual_services.is_empty());
+    }
+}
+
+#[test]
+fn the_nearest_written_health_check_wins() {
+    let text = |server: &str, service: &str, server_default: &str, service_default: &str| {
+        format!(
+            "dataplane: {{interfaces: [eth0]}}\n\
+             health_checks: {{a: {{type: tcp, rise: 1}}, b: {{type: tcp, rise: 5}}}}\n\
+             defaults: {{real_server: {{{server_default}}}, virtual_service: {{{service_default}}}}}\n\
+             virtual_services: [{{name: s, listen: '192.0.2.1:80/tcp', scheduler: rr, forwarding: dr, {service}\n\
+             real_servers: [{{address: 192.0.2.9, {server}}}]}}]\n"
+        )
+    };
+    let check = |text: &str, expected: Option<u32>| {
+        let director = load("f", text, "host").map_err(|e| lines(&e)).unwrap().director;
+        let check = director.virtual_services[0].real_servers[0].health_check.clone();
+        assert_eq!(check.map(|c| c.rise), expected, "{text}");
+    };
+    check(&text("", "", "", ""), None);
+    check(&text("health_check: a", "health_check: b,", "", ""), Some(1));
+    check(&text("health_check: off", "health_check: b,", "", ""), None);
+    check(&text("", "health_check: b,", "health_check: a", ""), Some(5));
+    check(&text("", "", "health_check: a", "health_check: b"), Some(1));
+    check(&text("", "health_check: no,", "", "health_check: b"), None);
+    check(&text("", "", "", "health_check: b"), Some(5));
+}
+
+#[test]
+fn very_many_errors_are_cut_and_counted() {
+    let text = format!("virtual_services: [{}]\n", "1,".repeat(1500));
+    let errors = load("f", &text, "host").unwrap_err();
+    assert_eq!(errors.len(), super::super::MAX_ERRORS + 1);
+    let last = errors.last().unwrap().to_string();
+    assert!(last.ends_with("and 500 more errors that are not shown"), "{last}");
+}

@@ -1,0 +1,229 @@
+//! Virtual services and their real servers: defaults and the rules between them.
+//!
+//! Must not know: how packets are forwarded beyond what each method requires.
+
+use super::super::problem::{Place, Problems, quoted};
+use super::super::raw::{At, File, RealServer, VirtualService};
+use super::checks::Checks;
+use crate::model::{self, ForwardingMethod, Listen, Protocol};
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// Every service in file order, or `None` if one of them is faulty.
+pub(super) fn all(
+    file: &File,
+    checks: &Checks<'_>,
+    problems: &Problems,
+) -> Option<Vec<model::VirtualService>> {
+    let empty = Vec::new();
+    let raw = file.virtual_services.at().map_or(&empty, |at| &at.value);
+    unique_names(raw, problems);
+    unique_listens(raw, problems);
+    let context = Context { file, checks, problems, vips: vips(raw) };
+    let services: Vec<_> = raw.iter().map(|service| context.service(service)).collect();
+    if file.virtual_services.at().is_none() && !file.virtual_services.is_absent() {
+        return None;
+    }
+    services.into_iter().collect()
+}
+
+fn unique_names(services: &[VirtualService], problems: &Problems) {
+    let mut seen: HashMap<&str, &Place> = HashMap::new();
+    for At { value, place } in services.iter().filter_map(|s| s.name.at()) {
+        if let Some(first) = seen.get(value.as_str()) {
+            let first = &first.path;
+            problems.error(place, format!("name {} is taken by {first}", quoted(value)));
+        } else {
+            seen.insert(value, place);
+        }
+    }
+}
+
+fn unique_listens(services: &[VirtualService], problems: &Problems) {
+    let mut seen: HashMap<Listen, (&VirtualService, &Place)> = HashMap::new();
+    for service in services {
+        for At { value, place } in service.listen.at().into_iter().flat_map(|at| &at.value) {
+            if let Some((first, first_place)) = seen.get(value) {
+                let of = first.name.at().map_or_else(String::new, |n| format!(" of {}", quoted(&n.value)));
+                let message = format!("{} is already {}{of}", shown(value), first_place.path);
+                problems.error(place, message);
+            } else {
+                seen.insert(*value, (service, place));
+            }
+        }
+    }
+}
+
+fn vips(services: &[VirtualService]) -> HashMap<IpAddr, String> {
+    let mut vips = HashMap::new();
+    for service in services {
+        for listen in service.listen.at().into_iter().flat_map(|at| &at.value) {
+            vips.entry(listen.value.address).or_insert_with(|| listen.place.path.clone());
+        }
+    }
+    vips
+}
+
+/// `listen` as the file writes it.
+fn shown(listen: &Listen) -> String {
+    let protocol = match listen.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    format!("{}/{protocol}", std::net::SocketAddr::new(listen.address, listen.port))
+}
+
+/// What every service is judged with.
+struct Context<'a> {
+    file: &'a File,
+    checks: &'a Checks<'a>,
+    problems: &'a Problems,
+    vips: HashMap<IpAddr, String>,
+}
+
+/// What the real servers of one service must fit.
+struct Terms {
+    /// `None` when listens of both families, or faulty ones, were noted already.
+    ipv4: Option<bool>,
+    port: Option<u16>,
+    forwarding: Option<ForwardingMethod>,
+}
+
+impl Context<'_> {
+    fn service(&self, raw: &VirtualService) -> Option<model::VirtualService> {
+        let defaults = &self.file.default_service;
+        if raw.name.is_absent() {
+            self.problems.error(&raw.place.key("name"), "a virtual service needs a `name`");
+        }
+        let scheduler = raw.scheduler.or(&defaults.scheduler);
+        if scheduler.is_absent() {
+            let message = "the default scheduler `wlc` is not supported yet; write `scheduler: rr` or `wrr`";
+            self.problems.error(&raw.place.key("scheduler"), message);
+        }
+        let forwarding = raw.forwarding.or(&defaults.forwarding);
+        if forwarding.is_absent() {
+            let message = "the forwarding method must be said; write `forwarding: dr` or `nat`";
+            self.problems.error(&raw.place.key("forwarding"), message);
+        }
+        let forwarding = forwarding.at().map(|at| at.value);
+        let terms = self.terms(raw, forwarding);
+        let real_servers = self.real_servers(raw, &terms);
+        Some(model::VirtualService {
+            name: raw.name.at()?.value.clone(),
+            listen: raw.listen.at()?.value.iter().map(|at| at.value).collect(),
+            scheduler: scheduler.at()?.value,
+            forwarding: forwarding?,
+            on_failure: raw.on_failure.or(&defaults.on_failure).value_or(model::OnFailure::Remove),
+            real_servers: real_servers?,
+        })
+    }
+
+    /// Judges the listens against each other.
+    fn terms(&self, raw: &VirtualService, forwarding: Option<ForwardingMethod>) -> Terms {
+        let none = Terms { ipv4: None, port: None, forwarding };
+        if raw.listen.is_absent() {
+            let message = "a virtual service needs a `listen`, such as 192.0.2.1:80/tcp";
+            self.problems.error(&raw.place.key("listen"), message);
+        }
+        let Some(listens) = raw.listen.at() else { return none };
+        let Some((first, others)) = listens.value.split_first() else {
+            self.problems.error(&listens.place, "has no value; write at least one ADDRESS:PORT/tcp");
+            return none;
+        };
+        let (ipv4, port) = (first.value.address.is_ipv4(), first.value.port);
+        let mut terms = Terms { ipv4: Some(ipv4), port: Some(port), forwarding };
+        for At { value, place } in others {
+            if value.address.is_ipv4() != ipv4 && forwarding.is_some() {
+                let message = "dr and nat keep the address family; write one service for IPv4 and one for IPv6";
+                self.problems.error(place, message);
+                terms.ipv4 = None;
+            }
+            if value.port != port {
+                let message = format!(
+                    "several ports in one service ({port} and {}) are not supported yet; write a service for each",
+                    value.port
+                );
+                self.problems.error(place, message);
+                terms.port = None;
+            }
+        }
+        terms
+    }
+
+    fn real_servers(&self, raw: &VirtualService, terms: &Terms) -> Option<Vec<model::RealServer>> {
+        let mut seen: HashMap<(IpAddr, u16), &Place> = HashMap::new();
+        let mut servers = Vec::new();
+        for server in &raw.real_servers {
+            let meant = self.real_server(raw, server, terms);
+            if let (Some(meant), Some(at)) = (&meant, server.address.at()) {
+                if let Some(first) = seen.get(&(meant.address, meant.port)) {
+                    let shown = std::net::SocketAddr::new(meant.address, meant.port);
+                    let message = format!("real server {shown} is already {}", first.path);
+                    self.problems.error(&at.place, message);
+                } else {
+                    seen.insert((meant.address, meant.port), &server.place);
+                }
+            }
+            servers.push(meant);
+        }
+        let servers: Option<Vec<_>> = servers.into_iter().collect();
+        if let Some(servers) = &servers
+            && !servers.iter().any(|server| server.weight > 0 && !server.disabled)
+        {
+            let message = "no real server takes new connections: clients get no answer";
+            self.problems.warning(&raw.place.key("real_servers"), message);
+        }
+        servers
+    }
+
+    fn real_server(
+        &self,
+        service: &VirtualService,
+        raw: &RealServer,
+        terms: &Terms,
+    ) -> Option<model::RealServer> {
+        let defaults = &self.file.default_server;
+        let service_defaults = &self.file.default_service;
+        let health_check = self.checks.resolve(&[
+            &raw.health_check,
+            &service.health_check,
+            &defaults.health_check,
+            &service_defaults.health_check,
+        ]);
+        if raw.address.is_absent() {
+            self.problems.error(&raw.place.key("address"), "a real server needs an `address`");
+        }
+        if let Some(address) = raw.address.at() {
+            self.judge_address(address, terms);
+        }
+        let port = raw.port.or(&defaults.port);
+        if let (Some(at), Some(service_port), Some(ForwardingMethod::Dr)) =
+            (port.at(), terms.port, terms.forwarding)
+            && at.value != service_port
+        {
+            let message = format!(
+                "dr keeps the packet's port: it must be the service's {service_port}; leave it out"
+            );
+            self.problems.error(&at.place, message);
+        }
+        Some(model::RealServer {
+            address: raw.address.at()?.value,
+            port: if port.is_absent() { terms.port? } else { port.at()?.value },
+            weight: raw.weight.or(&defaults.weight).value_or(1),
+            disabled: raw.disabled.or(&defaults.disabled).value_or(false),
+            health_check: health_check?,
+        })
+    }
+
+    fn judge_address(&self, At { value, place }: &At<IpAddr>, terms: &Terms) {
+        if terms.ipv4.is_some_and(|ipv4| ipv4 != value.is_ipv4()) {
+            let (server, service) =
+                if value.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+            let message = format!("an {server} server cannot serve an {service} service by dr or nat");
+            self.problems.error(place, message);
+        } else if let Some(vip) = self.vips.get(value) {
+            let message = format!("{value} is a virtual address ({vip}): its packets would come back");
+            self.problems.error(place, message);
+        }
+    }
+}
