@@ -244,8 +244,7 @@ static ADMIN: &[Key] = &[
 static ADMIN_USER: &[Key] =
     &[later("name", Value), later("password_hash", Value), later("role", Value)];
 
-static LOG: &[Key] =
-    &[built("level", Value), built("format", Value), built("to", Map(LOG_TARGET))];
+static LOG: &[Key] = &[built("level", Value), built("format", Value), built("to", Map(LOG_TARGET))];
 static LOG_TARGET: &[Key] = &[
     later("syslog", Value),
     later("facility", Value),

@@ -1,13 +1,12 @@
 //! Gives faults their line and column.
 //!
-//! Only called with faults in hand: a good file is never read twice. Each place costs one reading
-//! of the text, so the number of places is bounded by `MAX_ERRORS`.
+//! Only called with faults in hand: a good file is never read twice. Text with aliases is read once
+//! for each place, so the number of places is bounded by `MAX_ERRORS`.
 //!
 //! Must not know: what the faults are about.
 
 use super::problem::Problem;
-use super::{ConfigError, MAX_ERRORS, yaml};
-use std::collections::HashMap;
+use super::{ConfigError, MAX_ERRORS, marks, yaml};
 
 fn key(problem: &Problem) -> (u32, &str, &str) {
     (problem.place.id, &problem.place.path, &problem.message)
@@ -20,7 +19,7 @@ pub(super) fn all(file: &str, text: &str, mut problems: Vec<Problem>) -> Vec<Con
     problems.dedup();
     let dropped = problems.len().saturating_sub(MAX_ERRORS);
     problems.truncate(MAX_ERRORS);
-    let mut known = HashMap::new();
+    let mut known = marks::positions(text, &problems.iter().map(|p| p.place.id).collect());
     let mut errors: Vec<ConfigError> = problems
         .into_iter()
         .map(|Problem { place, message }| {

@@ -8,6 +8,7 @@
 
 mod contract;
 mod locate;
+mod marks;
 mod problem;
 mod raw;
 #[cfg(test)]

@@ -29,7 +29,10 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn not_a_duration(text: &str) -> String {
-    format!("{} is not a duration; write a whole number and ms, s, m or h, such as 500ms", quoted(text))
+    format!(
+        "{} is not a duration; write a whole number and ms, s, m or h, such as 500ms",
+        quoted(text)
+    )
 }
 
 /// An IP address that a service or a real server can have.
@@ -76,7 +79,11 @@ fn port_after_address(text: &str) -> bool {
 pub(super) fn listen(text: &str) -> Result<Listen, String> {
     let shape = "write ADDRESS:PORT/tcp or /udp, such as 192.0.2.1:80/tcp or [2001:db8::1]:80/tcp";
     if let Ok(ip) = text.parse::<IpAddr>() {
-        return Err(format!("{} has no port and protocol; write {}:80/tcp", quoted(text), host(ip)));
+        return Err(format!(
+            "{} has no port and protocol; write {}:80/tcp",
+            quoted(text),
+            host(ip)
+        ));
     }
     let (rest, protocol) = match text.rsplit_once('/') {
         Some((rest, "tcp")) => (rest, Protocol::Tcp),
@@ -184,11 +191,16 @@ pub(super) fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> 
         return None;
     }
     let given = given.to_lowercase().replace('-', "_");
-    let scored = known.map(|k| (strsim::damerau_levenshtein(&given, &k.replace('-', "_")), k));
-    let (distance, word) = scored.min_by_key(|&(distance, _)| distance)?;
-    // One slip in a short word, one in three letters of a long one.
+    let score = |word: &'a str| {
+        let plain = word.replace('-', "_");
+        let shortened = given.len() >= 4 && plain.starts_with(&given);
+        let distance = strsim::damerau_levenshtein(&given, &plain);
+        (if shortened { 1 } else { distance }, word)
+    };
+    let (distance, word) = known.map(score).min_by_key(|&(distance, _)| distance)?;
+    // One slip in a short word, one in three letters of a long one; never every letter.
     let allowed = (word.len().max(given.len()) / 3).max(1);
-    (distance <= allowed && distance < given.len().max(2)).then_some(word)
+    (distance <= allowed && distance < given.len().min(word.len())).then_some(word)
 }
 
 /// A sorted, short list of words for a message.
@@ -211,7 +223,9 @@ mod tests {
         check_duration("15m", Some(900_000));
         check_duration("1h", Some(3_600_000));
         check_duration("0s", Some(0));
-        for bad in ["", "5", "s", "-1s", "1.5s", "1h30m", "5 s", "5S", "1d", "99999999999999999h", "٣s"] {
+        for bad in
+            ["", "5", "s", "-1s", "1.5s", "1h30m", "5 s", "5S", "1d", "99999999999999999h", "٣s"]
+        {
             check_duration(bad, None);
         }
         assert_eq!(duration("60").unwrap_err(), "`60` has no unit; write 60s");
@@ -262,8 +276,17 @@ mod tests {
         assert_eq!(owned_address("192.0.2.1"), Ok((ip, 32, None)));
         assert_eq!(owned_address("192.0.2.1/24 dev eth0"), Ok((ip, 24, Some("eth0".into()))));
         assert_eq!(owned_address("2001:db8::1").map(|a| a.1), Ok(128));
-        for bad in ["", "192.0.2.1/33", "192.0.2.1/0", "192.0.2.1/+8", "192.0.2.1 eth0", "192.0.2.1 dev",
-            "192.0.2.1 dev a b", "192.0.2.1 dev way-too-long-name", "224.0.0.1/32"] {
+        for bad in [
+            "",
+            "192.0.2.1/33",
+            "192.0.2.1/0",
+            "192.0.2.1/+8",
+            "192.0.2.1 eth0",
+            "192.0.2.1 dev",
+            "192.0.2.1 dev a b",
+            "192.0.2.1 dev way-too-long-name",
+            "224.0.0.1/32",
+        ] {
             assert!(owned_address(bad).is_err(), "{bad}");
         }
     }
@@ -274,7 +297,9 @@ mod tests {
         assert_eq!(nearest("shceduler", known()), Some("scheduler"));
         assert_eq!(nearest("Listen", known()), Some("listen"));
         assert_eq!(nearest("rrr", known()), Some("rr"));
+        assert_eq!(nearest("sched", known()), Some("scheduler"));
         assert_eq!(nearest("x", known()), None);
+        assert_eq!(nearest("a", ["b"].into_iter()), None);
         assert_eq!(nearest("something_else", known()), None);
     }
 }

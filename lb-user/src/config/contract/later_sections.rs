@@ -63,10 +63,7 @@ static WEIGHTED_SERVICE: &[Key] = &[later("name", Value), later("weight", Value)
 static SYNC_GROUP: &[Key] = &[
     later("name", Value),
     later("instances", Value),
-    later(
-        "notify",
-        Map(&[later("master", Value), later("backup", Value), later("fault", Value)]),
-    ),
+    later("notify", Map(&[later("master", Value), later("backup", Value), later("fault", Value)])),
 ];
 
 pub(super) static CONNECTION_SYNC: &[Key] =
@@ -153,8 +150,12 @@ static BIND: &[Key] = &[
     ),
     later("proxy_protocol", Value),
 ];
-static HEADERS: &[Key] =
-    &[later("set", Free), later("add", Free), later("remove", Value), later("replace", Named(REPLACE))];
+static HEADERS: &[Key] = &[
+    later("set", Free),
+    later("add", Free),
+    later("remove", Value),
+    later("replace", Named(REPLACE)),
+];
 static REPLACE: &[Key] = &[later("regex", Value), later("with", Value)];
 static RULE: &[Key] = &[
     later("when", Map(WHEN)),

@@ -6,7 +6,7 @@
 //! Must not know: defaults, the model's structures, how keys depend on each other.
 
 use super::super::contract::{self, Key, Words};
-use super::super::problem::{Place, Problems, join_index, join_key, quoted};
+use super::super::problem::{Place, Problems, join_index, join_key, plain, quoted};
 use super::super::units;
 use super::super::yaml::{Entry, Kind, Node};
 use super::{At, Written};
@@ -41,6 +41,7 @@ impl<'a> Cursor<'a> {
         None
     }
 
+    /// Notes that something of another kind is here.
     fn expected<T>(&self, what: &str) -> Option<T> {
         let found = match &self.node.kind {
             Kind::Null => return self.error(format!("has no value; expected {what}")),
@@ -73,21 +74,27 @@ impl<'a> Cursor<'a> {
         matches!(self.node.kind, Kind::List(_))
     }
 
-    /// Text of any content.
-    pub(in crate::config) fn text(&self) -> Option<&'a str> {
+    /// Text of any content; `what` it is, for messages.
+    pub(in crate::config) fn text(&self, what: &str) -> Option<&'a str> {
         match &self.node.kind {
             Kind::Text(text) => Some(text),
             Kind::Int(_) | Kind::Float(_) | Kind::Bool(_) => {
-                self.expected("text (put it in quotes if it is meant)")
+                self.expected(&format!("{what} (in quotes if this is meant)"))
             }
-            _ => self.expected("text"),
+            _ => self.expected(what),
         }
     }
 
-    /// Text in one of the small languages of `units`.
-    pub(in crate::config) fn parsed<T>(&self, parse: fn(&str) -> Result<T, String>) -> Option<T> {
-        let text = self.text()?;
-        parse(text).or_else(|message| self.error(message).ok_or(())).ok()
+    /// Text in one of the small languages of `units`; `what` it is, for messages.
+    pub(in crate::config) fn parsed<T>(
+        &self,
+        what: &str,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        match parse(self.text(what)?) {
+            Ok(value) => Some(value),
+            Err(message) => self.error(message),
+        }
     }
 
     /// A whole number in `range`.
@@ -108,14 +115,12 @@ impl<'a> Cursor<'a> {
 
     /// A duration above zero and of at most 31 days.
     pub(in crate::config) fn duration(&self) -> Option<Duration> {
-        match &self.node.kind {
-            Kind::Text(_) => {}
-            Kind::Int(n) if *n > 0 => {
-                return self.error(format!("{n} has no unit; write {n}s"));
-            }
-            _ => return self.expected("a duration such as 500ms, 5s, 15m or 1h"),
-        }
-        let duration = self.parsed(units::duration)?;
+        let what = "a duration such as 500ms, 5s, 15m or 1h";
+        let duration = match &self.node.kind {
+            Kind::Text(_) => self.parsed(what, units::duration)?,
+            Kind::Int(n) if *n > 0 => return self.error(format!("{n} has no unit; write {n}s")),
+            _ => return self.expected(what),
+        };
         if duration.is_zero() {
             return self.error("must be more than 0");
         }
@@ -163,6 +168,9 @@ impl<'a> Cursor<'a> {
                 let cursor = |(n, node)| Cursor { node, path: join_index(&self.path, n), ..*self };
                 Some(items.iter().enumerate().map(cursor).collect())
             }
+            Kind::Text(text) => {
+                self.error(format!("expected a list, found the text; write [{}]", plain(text)))
+            }
             _ => self.expected("a list"),
         }
     }
@@ -183,10 +191,19 @@ impl<'a> Cursor<'a> {
         Some(entries.into_iter().filter_map(name).collect())
     }
 
+    /// Like [`Self::fields`], where nothing makes no sense: in a list.
+    pub(in crate::config) fn item_fields(&self) -> Option<Fields<'a>> {
+        if matches!(self.node.kind, Kind::Null) {
+            self.expected("a mapping")
+        } else {
+            self.fields()
+        }
+    }
+
     /// A mapping with the keys that the contract has here; nothing is an empty one.
     pub(in crate::config) fn fields(&self) -> Option<Fields<'a>> {
         let scope = self.scope;
-        let mut known = HashMap::new();
+        let (mut known, mut misspelt) = (HashMap::new(), HashSet::new());
         for (entry, cursor) in self.entries("a mapping")? {
             let place = Place { id: entry.key_id, path: cursor.path.clone() };
             match scope.iter().find(|key| key.name == entry.key) {
@@ -196,10 +213,14 @@ impl<'a> Cursor<'a> {
                 Some(key) => {
                     self.problems.error(&place, format!("`{}` is not supported yet", key.name));
                 }
-                None => self.problems.error(&place, unknown_key(&entry.key, scope)),
+                None => {
+                    let near = units::nearest(&entry.key, scope.iter().map(|key| key.name));
+                    self.problems.error(&place, unknown_key(&entry.key, near, scope));
+                    misspelt.extend(near);
+                }
             }
         }
-        Some(Fields { scope, known, place: self.place() })
+        Some(Fields { scope, known, misspelt, place: self.place() })
     }
 
     /// Entries of a mapping without the second of two equal keys, which is noted.
@@ -224,8 +245,8 @@ impl<'a> Cursor<'a> {
     }
 }
 
-fn unknown_key(given: &str, scope: &[Key]) -> String {
-    let hint = match units::nearest(given, scope.iter().map(|key| key.name)) {
+fn unknown_key(given: &str, near: Option<&str>, scope: &[Key]) -> String {
+    let hint = match near {
         Some(name) => format!("did you mean `{name}`?"),
         None => {
             let built = scope.iter().filter(|key| key.built).map(|key| key.name);
@@ -240,6 +261,8 @@ fn unknown_key(given: &str, scope: &[Key]) -> String {
 pub(in crate::config) struct Fields<'a> {
     scope: &'static [Key],
     known: HashMap<&'static str, Cursor<'a>>,
+    /// Keys that an unknown one was probably meant to be: not called missing as well.
+    misspelt: HashSet<&'static str>,
     /// The mapping itself, where a missing key is reported.
     pub(in crate::config) place: Place,
 }
@@ -247,7 +270,7 @@ pub(in crate::config) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// No keys: for a section that is absent or not a mapping.
     pub(in crate::config) fn none(place: Place) -> Self {
-        Self { scope: &[], known: HashMap::new(), place }
+        Self { scope: &[], known: HashMap::new(), misspelt: HashSet::new(), place }
     }
 
     /// True if no built key is written.
@@ -277,7 +300,9 @@ impl<'a> Fields<'a> {
         key: &str,
         read: impl FnOnce(&Cursor<'a>) -> Option<T>,
     ) -> Written<T> {
-        let Some(cursor) = self.get(key) else { return Written::Absent };
+        let Some(cursor) = self.get(key) else {
+            return if self.misspelt.contains(key) { Written::Bad } else { Written::Absent };
+        };
         match read(cursor) {
             Some(value) => Written::Is(At { value, place: cursor.place() }),
             None => Written::Bad,

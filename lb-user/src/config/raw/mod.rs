@@ -164,7 +164,7 @@ impl File {
         log.read("to", log_targets);
         let checks = fields.get("health_checks").and_then(Cursor::named).unwrap_or_default();
         Self {
-            node: fields.read("node", |c| c.parsed(units::name)),
+            node: fields.read("node", |c| c.parsed("a name", units::name)),
             default_service: VirtualService::defaults(default("virtual_service"), &root),
             default_server: RealServer::defaults(default("real_server"), &root),
             dataplane: fields.read("dataplane", Dataplane::read),
@@ -189,7 +189,7 @@ impl Dataplane {
             place: cursor.place(),
             empty: fields.is_empty(),
             interfaces: fields.read("interfaces", |c| {
-                each(&c.items()?, |item| item.parsed(units::interface))
+                each(&c.items()?, |item| item.parsed("the name of an interface", units::interface))
             }),
             mode: fields.read("mode", |c| c.word(&contract::MODES)),
             pin_path: fields.read("pin_path", absolute_path),
@@ -207,7 +207,11 @@ impl Dataplane {
             addresses: fields
                 .get("addresses")
                 .and_then(Cursor::items)
-                .map(|items| good(&items, |item| item.parsed(units::owned_address)))
+                .map(|items| {
+                    good(&items, |item| {
+                        item.parsed("ADDRESS/LEN dev INTERFACE", units::owned_address)
+                    })
+                })
                 .unwrap_or_default(),
         })
     }
@@ -239,13 +243,13 @@ impl CheckUse {
         if cursor.is_map() {
             return Some(Self::Inline(Box::new(HealthCheck::read(cursor)?)));
         }
-        Some(Self::Named(cursor.text()?.to_owned()))
+        Some(Self::Named(cursor.text("the name of a health check, a mapping or off")?.to_owned()))
     }
 }
 
 impl VirtualService {
     fn read(cursor: &Cursor<'_>) -> Option<Self> {
-        Some(Self::from_fields(&cursor.fields()?))
+        Some(Self::from_fields(&cursor.item_fields()?))
     }
 
     fn defaults(cursor: Option<Cursor<'_>>, root: &Cursor<'_>) -> Self {
@@ -259,10 +263,10 @@ impl VirtualService {
         let servers = fields.get("real_servers").and_then(Cursor::items).unwrap_or_default();
         Self {
             place: fields.place.clone(),
-            name: fields.read("name", |c| c.parsed(units::name)),
+            name: fields.read("name", |c| c.parsed("a name", units::name)),
             listen: fields.read("listen", |c| {
                 let items = if c.is_list() { c.items()? } else { vec![c.clone()] };
-                each(&items, |item| item.parsed(units::listen))
+                each(&items, |item| item.parsed("ADDRESS:PORT/tcp or /udp", units::listen))
             }),
             scheduler: fields.read("scheduler", |c| c.word(&contract::SCHEDULERS)),
             forwarding: fields.read("forwarding", |c| c.word(&contract::FORWARDING)),
@@ -275,7 +279,7 @@ impl VirtualService {
 
 impl RealServer {
     fn read(cursor: &Cursor<'_>) -> Option<Self> {
-        Some(Self::from_fields(&cursor.fields()?))
+        Some(Self::from_fields(&cursor.item_fields()?))
     }
 
     fn defaults(cursor: Option<Cursor<'_>>, root: &Cursor<'_>) -> Self {
@@ -288,7 +292,7 @@ impl RealServer {
     fn from_fields(fields: &Fields<'_>) -> Self {
         Self {
             place: fields.place.clone(),
-            address: fields.read("address", |c| c.parsed(units::address)),
+            address: fields.read("address", |c| c.parsed("an IP address", units::address)),
             port: fields.read("port", port),
             weight: fields.read("weight", |c| c.number(0..=MAX_WEIGHT)),
             disabled: fields.read("disabled", Cursor::flag),
@@ -302,7 +306,7 @@ fn port(cursor: &Cursor<'_>) -> Option<u16> {
 }
 
 fn absolute_path(cursor: &Cursor<'_>) -> Option<PathBuf> {
-    let text = cursor.text()?;
+    let text = cursor.text("an absolute path")?;
     if !text.starts_with('/') || text.contains('\0') || text.split('/').any(|part| part == "..") {
         return cursor.error("must be an absolute path without `..`");
     }

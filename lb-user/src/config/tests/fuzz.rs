@@ -1,7 +1,7 @@
 //! Any text is answered with a director or with errors that have a place, and never by a panic.
 //!
 //! Mutates `docs/lb.yaml` and `good/everything.yaml` by bytes, by lines and with YAML's special
-//! words. `PROPTEST_CASES` runs more.
+//! words. `PROPTEST_CASES=N` runs N of each instead of the few that keep the tests quick.
 //!
 //! Must not know: what the messages say.
 
@@ -28,9 +28,44 @@ fn check(text: &str) {
 }
 
 const WORDS: &[&str] = &[
-    "&a ", "*a", "<<: *a", "<<: [*a, *a]", "!t ", "|", ">", "- ", ": ", "\n", "  ", "\t", "{", "}", "[", "]", "'", "\"",
-    "#", "---\n", "...\n", "? ", "null", "~", "off", "1e999", ".nan", "0x1F", "080", "-1", "\u{feff}", "\u{85}",
-    "\u{2028}", "\r", "%YAML 1.1\n", "!!binary ", "99999999999999999999999999999999999999999999", "name: ",
+    "&a ",
+    "*a",
+    "<<: *a",
+    "<<: [*a, *a]",
+    "!t ",
+    "|",
+    ">",
+    "- ",
+    ": ",
+    "\n",
+    "  ",
+    "\t",
+    "{",
+    "}",
+    "[",
+    "]",
+    "'",
+    "\"",
+    "#",
+    "---\n",
+    "...\n",
+    "? ",
+    "null",
+    "~",
+    "off",
+    "1e999",
+    ".nan",
+    "0x1F",
+    "080",
+    "-1",
+    "\u{feff}",
+    "\u{85}",
+    "\u{2028}",
+    "\r",
+    "%YAML 1.1\n",
+    "!!binary ",
+    "99999999999999999999999999999999999999999999",
+    "name: ",
 ];
 
 #[derive(Clone, Debug)]
@@ -82,8 +117,16 @@ fn read(path: &str) -> String {
     fs::read_to_string(repository(path)).expect("a file of the repository")
 }
 
+fn cases(few: u32) -> ProptestConfig {
+    let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        return default;
+    }
+    ProptestConfig { cases: few, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(96))]
 
     #[test]
     fn mutations_of_a_good_file_are_answered(changes in prop::collection::vec(change(), 1..6)) {
@@ -99,7 +142,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(8))]
 
     #[test]
     fn mutations_of_the_reference_are_answered(changes in prop::collection::vec(change(), 1..6)) {

@@ -1,11 +1,13 @@
 //! Tests of the whole way from text to director, against files.
 //!
-//! `vectors` compares complete outputs, `contract` walks `docs/lb.yaml`, `fuzz` mutates it.
+//! `vectors` compares complete outputs, `contract` walks `docs/lb.yaml`, `fuzz` mutates it,
+//! `positions` are those of the reader alone.
 //!
 //! Must not know: private steps that have tests of their own beside them.
 
 mod contract;
 mod fuzz;
+mod positions;
 mod vectors;
 
 use std::path::PathBuf;

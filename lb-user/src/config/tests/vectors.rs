@@ -98,6 +98,18 @@ fn good_files_are_accepted_with_their_warnings() {
 }
 
 #[test]
+fn examples_of_the_documentation_are_accepted_without_warnings() {
+    let text = fs::read_to_string(repository("docs/configuration.md")).unwrap();
+    let examples: Vec<_> = text.split("```yaml\n").skip(1).collect();
+    assert!(examples.len() >= 2);
+    for example in examples {
+        let example = example.split("```").next().unwrap();
+        let loaded = load("example", example, "host").map_err(|e| lines(&e)).unwrap();
+        assert_eq!(loaded.warnings, []);
+    }
+}
+
+#[test]
 fn a_wrong_column_is_a_difference() {
     let right = "f:1:2: p: m\nf:3:4: q: n\n";
     assert_eq!(difference(right, right), None);
@@ -198,7 +210,10 @@ fn what_is_not_said_has_the_defaults_of_the_reference() {
     assert_eq!((dataplane.connections, dataplane.new_connections_per_second), (1_000_000, 0));
     assert_eq!(dataplane.timeouts, Timeouts::default());
     assert_eq!(dataplane.replies, Replies::LastHop);
-    assert_eq!((dataplane.addresses[0].prefix_len, dataplane.addresses[0].interface.as_str()), (32, "eth0"));
+    assert_eq!(
+        (dataplane.addresses[0].prefix_len, dataplane.addresses[0].interface.as_str()),
+        (32, "eth0")
+    );
     let service = &director.virtual_services[0];
     assert_eq!(service.on_failure, OnFailure::Remove);
     let server = &service.real_servers[0];
@@ -211,7 +226,13 @@ fn what_is_not_said_has_the_defaults_of_the_reference() {
 
 #[test]
 fn a_file_without_anything_needs_no_data_plane() {
-    for text in ["", "# only a comment\n", "{}", "dataplane:\nvirtual_services:\nlog:\n", "\u{feff}node: a\n"] {
+    for text in [
+        "",
+        "# only a comment\n",
+        "{}",
+        "dataplane:\nvirtual_services:\nlog:\n",
+        "\u{feff}node: a\n",
+    ] {
         let loaded = load("f", text, "host").map_err(|e| lines(&e)).unwrap();
         assert_eq!(loaded.director.dataplane, None, "{text}");
         assert!(loaded.director.virtual_services.is_empty());

@@ -28,7 +28,10 @@ impl<'a> Checks<'a> {
 
     /// The check that the first written one of `uses` names; none is written: unchecked. The
     /// outer `None` is a fault.
-    pub(super) fn resolve(&self, uses: &[&Written<CheckUse>]) -> Option<Option<model::HealthCheck>> {
+    pub(super) fn resolve(
+        &self,
+        uses: &[&Written<CheckUse>],
+    ) -> Option<Option<model::HealthCheck>> {
         let Some(written) = uses.iter().find(|written| !written.is_absent()) else {
             return Some(None);
         };

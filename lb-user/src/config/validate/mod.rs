@@ -46,8 +46,7 @@ fn dataplane(file: &File, problems: &Problems) -> Option<Option<model::Dataplane
         (Written::Is(At { value, .. }), _) => value,
         (Written::Absent, None) => return Some(None),
         (Written::Absent, Some(services)) => {
-            let place =
-                Place { id: services.place.id, path: "dataplane.interfaces".to_owned() };
+            let place = Place { id: services.place.id, path: "dataplane.interfaces".to_owned() };
             problems.error(&place, NO_INTERFACES);
             return None;
         }
@@ -110,7 +109,9 @@ fn addresses(
             (None, [only]) => only.clone(),
             (None, _) => {
                 let names = units::list(interfaces.iter().map(String::as_str));
-                let message = format!("which of the interfaces {names}? write `{address}/{prefix_len} dev NAME`");
+                let message = format!(
+                    "which of the interfaces {names}? write `{address}/{prefix_len} dev NAME`"
+                );
                 problems.error(place, message);
                 continue;
             }
@@ -120,5 +121,4 @@ fn addresses(
     Some(owned)
 }
 
-const NO_INTERFACES: &str =
-    "virtual services need interfaces that XDP is attached to; write `dataplane: {interfaces: [eth0]}`";
+const NO_INTERFACES: &str = "virtual services need interfaces that XDP is attached to; write `dataplane: {interfaces: [eth0]}`";

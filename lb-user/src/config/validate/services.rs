@@ -19,7 +19,7 @@ pub(super) fn all(
     let raw = file.virtual_services.at().map_or(&empty, |at| &at.value);
     unique_names(raw, problems);
     unique_listens(raw, problems);
-    let context = Context { file, checks, problems, vips: vips(raw) };
+    let context = Context { file, checks, problems, vips: vips(file, raw) };
     let services: Vec<_> = raw.iter().map(|service| context.service(service)).collect();
     if file.virtual_services.at().is_none() && !file.virtual_services.is_absent() {
         return None;
@@ -44,7 +44,10 @@ fn unique_listens(services: &[VirtualService], problems: &Problems) {
     for service in services {
         for At { value, place } in service.listen.at().into_iter().flat_map(|at| &at.value) {
             if let Some((first, first_place)) = seen.get(value) {
-                let of = first.name.at().map_or_else(String::new, |n| format!(" of {}", quoted(&n.value)));
+                let of = first
+                    .name
+                    .at()
+                    .map_or_else(String::new, |n| format!(" of {}", quoted(&n.value)));
                 let message = format!("{} is already {}{of}", shown(value), first_place.path);
                 problems.error(place, message);
             } else {
@@ -54,12 +57,15 @@ fn unique_listens(services: &[VirtualService], problems: &Problems) {
     }
 }
 
-fn vips(services: &[VirtualService]) -> HashMap<IpAddr, String> {
+/// Every address that is the director's, and where the file says so.
+fn vips(file: &File, services: &[VirtualService]) -> HashMap<IpAddr, String> {
+    let listens = services.iter().filter_map(|s| s.listen.at()).flat_map(|at| &at.value);
+    let listens = listens.map(|at| (at.value.address, &at.place));
+    let owned = file.dataplane.at().into_iter().flat_map(|at| &at.value.addresses);
+    let owned = owned.map(|at| (at.value.0, &at.place));
     let mut vips = HashMap::new();
-    for service in services {
-        for listen in service.listen.at().into_iter().flat_map(|at| &at.value) {
-            vips.entry(listen.value.address).or_insert_with(|| listen.place.path.clone());
-        }
+    for (address, place) in listens.chain(owned) {
+        vips.entry(address).or_insert_with(|| place.path.clone());
     }
     vips
 }
@@ -97,7 +103,8 @@ impl Context<'_> {
         }
         let scheduler = raw.scheduler.or(&defaults.scheduler);
         if scheduler.is_absent() {
-            let message = "the default scheduler `wlc` is not supported yet; write `scheduler: rr` or `wrr`";
+            let message =
+                "the default scheduler `wlc` is not supported yet; write `scheduler: rr` or `wrr`";
             self.problems.error(&raw.place.key("scheduler"), message);
         }
         let forwarding = raw.forwarding.or(&defaults.forwarding);
@@ -127,7 +134,8 @@ impl Context<'_> {
         }
         let Some(listens) = raw.listen.at() else { return none };
         let Some((first, others)) = listens.value.split_first() else {
-            self.problems.error(&listens.place, "has no value; write at least one ADDRESS:PORT/tcp");
+            self.problems
+                .error(&listens.place, "has no value; write at least one ADDRESS:PORT/tcp");
             return none;
         };
         let (ipv4, port) = (first.value.address.is_ipv4(), first.value.port);
@@ -219,10 +227,12 @@ impl Context<'_> {
         if terms.ipv4.is_some_and(|ipv4| ipv4 != value.is_ipv4()) {
             let (server, service) =
                 if value.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
-            let message = format!("an {server} server cannot serve an {service} service by dr or nat");
+            let message =
+                format!("an {server} server cannot serve an {service} service by dr or nat");
             self.problems.error(place, message);
         } else if let Some(vip) = self.vips.get(value) {
-            let message = format!("{value} is a virtual address ({vip}): its packets would come back");
+            let message =
+                format!("{value} is a virtual address ({vip}): its packets would come back");
             self.problems.error(place, message);
         }
     }
