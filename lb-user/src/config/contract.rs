@@ -6,6 +6,15 @@
 //!
 //! Must not know: types of values, positions, the model.
 
+// Sections of which nothing is built are in a file of their own, to keep this one readable.
+mod later_sections;
+
+use crate::model;
+use Inside::{Free, Map, Named, Value};
+use later_sections::{
+    BACKEND, CONNECTION_SYNC, FRONTEND, NOTIFICATIONS, SERVER, TLS, VRRP, WORKERS,
+};
+
 /// One key of a mapping.
 #[derive(Debug)]
 pub(super) struct Key {
@@ -58,9 +67,6 @@ const fn built(name: &'static str, inside: Inside) -> Key {
 const fn later(name: &'static str, inside: Inside) -> Key {
     Key { name, built: false, inside }
 }
-
-use crate::model;
-use Inside::{Free, Map, Named, Value};
 
 pub(super) static SCHEDULERS: Words<model::Scheduler> = Words {
     what: "scheduler",
@@ -252,9 +258,3 @@ static LOG_TARGET: &[Key] = &[
     later("min_level", Value),
     later("file", Value),
 ];
-
-// What follows is not built; one file of its own keeps this one readable.
-mod later_sections;
-use later_sections::{
-    BACKEND, CONNECTION_SYNC, FRONTEND, NOTIFICATIONS, SERVER, TLS, VRRP, WORKERS,
-};

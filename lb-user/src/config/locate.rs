@@ -20,11 +20,12 @@ pub(super) fn all(file: &str, text: &str, mut problems: Vec<Problem>) -> Vec<Con
     let dropped = problems.len().saturating_sub(MAX_ERRORS);
     problems.truncate(MAX_ERRORS);
     let mut known = marks::positions(text, &problems.iter().map(|p| p.place.id).collect());
+    let end = yaml::End::of(text);
     let mut errors: Vec<ConfigError> = problems
         .into_iter()
         .map(|Problem { place, message }| {
-            let (line, column) =
-                *known.entry(place.id).or_insert_with(|| yaml::position(text, place.id));
+            let position = known.entry(place.id).or_insert_with(|| yaml::position(text, place.id));
+            let (line, column) = end.clamp(*position);
             let path = if place.path.is_empty() { "-".into() } else { place.path };
             ConfigError { file: file.into(), line, column, path, message }
         })

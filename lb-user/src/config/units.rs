@@ -209,6 +209,7 @@ pub(super) fn list<'a>(words: impl Iterator<Item = &'a str>) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

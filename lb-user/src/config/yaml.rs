@@ -102,6 +102,7 @@ fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
             }
             None => (1, 1, format!("not usable as YAML: {error}")),
         };
+        let (line, column) = End::of(text).clamp((line, column));
         return Fault { line, column, message };
     };
     let mut message =
@@ -113,15 +114,29 @@ fn fault(text: &str, error: &serde_yaml::Error) -> Fault {
     } else {
         message = format!("not valid YAML: {message}");
     }
-    let (line, column) = within(text, line, column);
+    let (line, column) = End::of(text).clamp((line, column));
     Fault { line, column, message }
 }
 
-/// The parser puts the end of a text without a final line break on a line of its own.
-fn within(text: &str, line: usize, column: usize) -> (usize, usize) {
-    let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']);
-    let (count, last) = lines.enumerate().last().map_or((1, ""), |(n, last)| (n + 1, last));
-    if line > count { (count, last.chars().count() + 1) } else { (line, column) }
+/// Where a text ends. The parser puts the end of a text without a final line break on a line of
+/// its own.
+pub(super) struct End {
+    line: usize,
+    column: usize,
+}
+
+impl End {
+    /// The end of `text`, by YAML's line breaks.
+    pub(super) fn of(text: &str) -> Self {
+        let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']);
+        let (line, last) = lines.enumerate().last().map_or((1, ""), |(n, last)| (n + 1, last));
+        Self { line, column: last.chars().count() + 1 }
+    }
+
+    /// A position that lies in the text.
+    pub(super) fn clamp(&self, (line, column): (usize, usize)) -> (usize, usize) {
+        if line > self.line { (self.line, self.column) } else { (line, column) }
+    }
 }
 
 fn at_tab(text: &str, line: usize, column: usize) -> bool {

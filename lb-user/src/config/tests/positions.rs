@@ -87,6 +87,7 @@ fn faults_say_where_and_what() {
         "a: 1\n---\nb: 2\n",
         (3, 1, "a second YAML document starts here; only one is allowed"),
     );
+    check_fault("a: 1\n---", (2, 4, "a second YAML document starts here; only one is allowed"));
     check_fault("a:\n\t- b\n", (2, 1, "a tab cannot indent YAML; use spaces"));
     check_fault("a: b\u{7}\n", (1, 5, "character U+0007 is not allowed in YAML"));
     check_fault("{a: 1}: 2\n", (1, 1, "a key must be text"));
