@@ -101,11 +101,17 @@ pub(crate) fn linker(root: &Path) -> Option<PathBuf> {
 }
 
 /// Where `cargo xtask setup` puts bpf-linker.
-pub(crate) fn own_linker(root: &Path) -> PathBuf {
+fn own_linker(root: &Path) -> PathBuf {
     root.join("target/tools/bin/bpf-linker")
 }
 
 impl Compiler {
+    /// Whether this is the distribution's.
+    #[allow(dead_code, reason = "the build script has no use for it")]
+    pub(crate) fn is_system(&self) -> bool {
+        self.cargo[0] == "/usr/bin/cargo"
+    }
+
     /// `cargo SUBCOMMAND` for the package lb-ebpf on the BPF target, in the folder `root`.
     ///
     /// `arch` is the host architecture, which decides the layout of the kernel's registers;
