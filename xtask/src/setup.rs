@@ -89,6 +89,9 @@ pub(crate) const LINT: Group = Group {
 /// nightly only with the component rust-src.
 const BPF_PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 
+/// LLVM inside Debian's compiler.
+const SYSTEM_LLVM: u32 = 22;
+
 const LINKER_VERSION: &str = "0.13.0";
 
 /// A package that is missing, and what for.
@@ -131,10 +134,11 @@ fn install_bpf(mut wanted: Vec<Wanted>, lint: bool, install: Install) -> Result<
     let found = bpf::compiler();
     let linker = bpf::linker(&root);
     let why = "builds core for the BPF target";
-    match &found {
-        None => wanted.extend(BPF_PACKAGES.map(|package| Wanted::new(package, why))),
-        Some(compiler) if linker.is_none() => wanted.extend(llvm_package(compiler.llvm)),
-        Some(_) => {}
+    if found.is_none() {
+        wanted.extend(BPF_PACKAGES.map(|package| Wanted::new(package, why)));
+    }
+    if linker.is_none() {
+        wanted.extend(llvm_package(found.as_ref().map_or(SYSTEM_LLVM, |compiler| compiler.llvm)));
     }
     let system = found.as_ref().is_none_or(bpf::Compiler::is_system);
     if lint && system && !Path::new("/usr/bin/clippy-driver").exists() {
@@ -167,7 +171,9 @@ fn packages_or_nightly(mut wanted: Vec<Wanted>) -> Result<Vec<Wanted>> {
     if known(BPF_PACKAGES[0]) {
         return Ok(wanted);
     }
-    wanted.retain(|wanted| !wanted.package.contains("-web"));
+    // LLVM follows once nightly's version is known.
+    wanted
+        .retain(|wanted| !wanted.package.contains("-web") && !wanted.package.starts_with("llvm-"));
     ensure!(
         sys::find("rustup").is_some(),
         "no compiler for the BPF target: this system has no package {} and there is no rustup",
