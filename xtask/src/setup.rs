@@ -248,7 +248,7 @@ fn install_linker(llvm: u32, install: Install) -> Result<()> {
         install == Install::Allow,
         "bpf-linker is missing and --no-install forbids to build it; run: {line}"
     );
-    step("build bpf-linker (links the XDP programs; about a minute)", || {
+    step("build bpf-linker (links the XDP programs; one to three minutes)", || {
         cargo_install("bpf-linker", LINKER_VERSION)
             .args(["--no-default-features", "--features", &feature])
             .env(&format!("LLVM_SYS_{llvm}1_PREFIX"), &folder)
