@@ -78,8 +78,8 @@ fn tell(lab: &Lab) -> Result<()> {
     load.mark()?;
     eventually(seconds(10), "200 more requests", || Ok(load.count()?.total() >= 200))?;
     let [while_failing, after] = phases(load)?;
-    println!("requests before that: {while_failing}");
-    println!("requests after that:");
+    println!("requests sent before that: {while_failing}");
+    println!("requests sent after that:");
     table::print(&after);
 
     heading("rs2 is started again");

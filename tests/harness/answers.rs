@@ -14,7 +14,7 @@ pub struct Answers {
     pub by_name: BTreeMap<String, u64>,
     /// Requests without an answer.
     pub failed: u64,
-    /// The first few reasons.
+    /// The first few distinct reasons.
     pub reasons: Vec<String>,
 }
 

@@ -11,7 +11,7 @@ use crate::process::{end, run};
 use crate::programs;
 use crate::topology::Lab;
 use crate::wait::{eventually, seconds};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -71,6 +71,29 @@ pub fn lb(lab: &Lab, args: &[&str]) -> Result<Output> {
     let mut command = lab.director.command(programs::lb()?);
     command.env("LB_SOCKET", Paths::of(lab).socket).args(args);
     command.output().with_context(|| format!("start lb {}", args.join(" ")))
+}
+
+/// Writes `config` under another name, with other paths: for a second daemon, or a refused one.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_as(lab: &Lab, name: &str, config: &Config, pins: &Path) -> Result<PathBuf> {
+    let path = lab.dir.path().join(name);
+    fs::write(&path, config.yaml(pins, &path.with_extension("sock"))).context("write a file")?;
+    Ok(path)
+}
+
+/// `lb detach`: removes what a daemon that is gone has left.
+///
+/// # Errors
+/// When it does not exit with 0.
+pub fn detach(lab: &Lab) -> Result<()> {
+    let pins = Paths::of(lab).pins;
+    let output = lb(lab, &["detach", "--pin-path", pins.to_str().context("the path is text")?])?;
+    if !output.status.success() {
+        bail!("lb detach: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
 }
 
 /// Starts `lb run` with a file that it must refuse, and returns what it said.
@@ -179,6 +202,17 @@ impl<'a> Daemon<'a> {
         self.text(&["reload"]).map(drop)
     }
 
+    /// `lb reload` with a file that must be refused; returns what it said.
+    ///
+    /// # Errors
+    /// When the file is accepted, or the exit code is not 1.
+    pub fn reload_refused(&self, text: &str) -> Result<String> {
+        fs::write(Paths::of(self.lab).config, text)?;
+        let output = lb(self.lab, &["reload"])?;
+        ensure!(output.status.code() == Some(1), "lb reload: {}", output.status);
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
     /// The state of one real server in `lb status`.
     ///
     /// # Errors
@@ -260,6 +294,23 @@ pub fn find_real_server<'v>(status: &'v Value, service: &str, address: &str) -> 
         .flatten()
         .find(|server| server["address"] == address)
         .ok_or_else(|| anyhow!("lb status does not list {service}/{address}: {status}"))
+}
+
+/// One number of `lb status`: `dataplane.connections.used`.
+///
+/// # Errors
+/// When it is missing.
+pub fn used(status: &Value) -> Result<u64> {
+    let used = status["dataplane"]["connections"]["used"].as_u64();
+    used.with_context(|| format!("lb status has no dataplane.connections.used: {status}"))
+}
+
+/// One number of an object, such as a real server's `active_connections`.
+///
+/// # Errors
+/// When it is missing.
+pub fn number(object: &Value, key: &str) -> Result<u64> {
+    object[key].as_u64().with_context(|| format!("no number {key} in {object}"))
 }
 
 /// `bpftool map dump pinned` of the map `name` below the lab's pin path.

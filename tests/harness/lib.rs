@@ -18,6 +18,7 @@ pub mod netns;
 pub mod peer;
 pub mod process;
 pub mod programs;
+pub mod snapshot;
 pub mod stub;
 pub mod topology;
 pub mod wait;

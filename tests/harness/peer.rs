@@ -4,9 +4,9 @@
 
 use crate::answers::Answers;
 use crate::netns::Netns;
-use crate::process::{Tool, run};
+use crate::process::{Background, Tool, run};
 use crate::programs;
-use crate::wait::{millis, seconds};
+use crate::wait::{eventually, millis, seconds};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::time::Duration;
@@ -78,6 +78,29 @@ pub fn get_within(ns: &Netns, url: &str, count: u32, timeout: Duration) -> Resul
 pub fn udp_ask(ns: &Netns, endpoint: &str, count: u32) -> Result<Answers> {
     let count = count.to_string();
     Answers::from_json(&client(ns, &["udp-ask", "--to", endpoint, "--count", &count])?)
+}
+
+/// A UDP client that asks from one socket, so that all its questions are one connection.
+pub struct UdpClient(Tool);
+
+impl UdpClient {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// When the client cannot run.
+    pub fn start(ns: &Netns, endpoint: &str) -> Result<Self> {
+        Ok(Self(Tool::serve(ns, &["udp-ask", "--to", endpoint, "--step", "yes"])?))
+    }
+
+    /// The name of the server that answers now.
+    ///
+    /// # Errors
+    /// When nobody does.
+    pub fn ask(&mut self) -> Result<String> {
+        let value = self.0.ask("", seconds(5))?;
+        let name = value["answer"].as_str();
+        Ok(name.with_context(|| format!("nobody answered: {value}"))?.to_string())
+    }
 }
 
 /// The outcome of a bulk transfer.
@@ -315,6 +338,18 @@ pub fn iperf3(ns: &Netns, address: &str, port: u16) -> Result<f64> {
     let value: Value = serde_json::from_str(&text).context("iperf3 printed no JSON")?;
     let bits = value["end"]["sum_received"]["bits_per_second"].as_f64();
     Ok(bits.with_context(|| format!("iperf3 measured nothing: {}", value["error"]))? / 1e6)
+}
+
+/// Starts iperf3's server and waits until it listens.
+///
+/// # Errors
+/// When it does not come up.
+pub fn iperf3_server(ns: &Netns, port: u16) -> Result<Background> {
+    let server = Background::spawn(ns, &format!("iperf3 --server --port {port}"))?;
+    eventually(seconds(5), "iperf3 listens", || {
+        Ok(!ns.run(&format!("ss -Hltn sport = :{port}"))?.trim().is_empty())
+    })?;
+    Ok(server)
 }
 
 /// `http://ENDPOINT/`.

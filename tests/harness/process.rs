@@ -30,6 +30,35 @@ pub fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// A child that is neither spoken to nor listened to; killed when dropped.
+pub struct Background(Child);
+
+impl Background {
+    /// Starts a line of words in a namespace, in its own process group.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(ns: &Netns, line: &str) -> Result<Self> {
+        let mut words = line.split_whitespace();
+        let child = ns
+            .command(words.next().context("an empty command")?)
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {line}"))?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        end(&mut self.0);
+    }
+}
+
 /// A running labtool: lines in, lines out.
 pub struct Tool {
     child: Child,

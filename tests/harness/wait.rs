@@ -95,6 +95,14 @@ pub fn throughout<A: Answer>(
     Ok(())
 }
 
+/// Lets `span` pass, where the passing of time is what is tested: an idle timeout.
+///
+/// # Errors
+/// When the run is interrupted.
+pub fn idle(span: Duration) -> Result<()> {
+    throughout(span, "time passes", || true)
+}
+
 const POLL: Duration = millis(20);
 
 #[cfg(test)]

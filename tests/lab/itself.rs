@@ -1,11 +1,12 @@
 //! The lab without any product: its peers work, and its checks can fail.
 
-use anyhow::{Result, ensure};
-use harness::counters::{ChecksumErrors, established};
+use crate::stage::no_checksum_errors;
+use anyhow::ensure;
+use harness::counters::established;
 use harness::peer::{self, Holder, Load, SteppedDownload};
 use harness::topology::{Family, endpoint, server_address};
 use harness::wait::{eventually, seconds};
-use harness::{Lab, Shape, scenario};
+use harness::{Shape, scenario};
 
 fn rs1(family: Family, port: u16) -> String {
     endpoint(&server_address(family, 1), port)
@@ -95,12 +96,4 @@ fn udp_questions_are_counted_by_server() {
         let _server = peer::udp_server(&lab.servers[0], "rs1", &to)?;
         peer::udp_ask(&lab.client, &to, 20)?.exactly(&[("rs1", 20)])
     });
-}
-
-fn no_checksum_errors(lab: &Lab) -> Result<()> {
-    ChecksumErrors::of(&lab.client)?.none("the client")?;
-    for server in &lab.servers {
-        ChecksumErrors::of(server)?.none("a real server")?;
-    }
-    Ok(())
 }

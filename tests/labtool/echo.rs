@@ -1,6 +1,7 @@
 //! A UDP server that answers with its name, and a client that counts the names.
 //!
-//! Each request comes from a socket of its own, so each is a new connection to the director.
+//! Each request comes from a socket of its own, so each is a new connection to the director; with
+//! `--step` all come from one, a question for every line on stdin.
 //!
 //! Must not know: how requests are spread.
 
@@ -8,7 +9,8 @@ use crate::args::Args;
 use crate::http::Tally;
 use crate::{say, until_stdin_closes};
 use anyhow::{Context, Result};
-use std::io;
+use serde_json::json;
+use std::io::{self, BufRead};
 use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
@@ -32,6 +34,9 @@ pub(crate) fn serve(args: &Args) -> Result<()> {
 pub(crate) fn ask(args: &Args) -> Result<()> {
     let to: SocketAddr = args.text("to")?.parse().context("--to")?;
     let timeout = args.millis("timeout-ms", 2000)?;
+    if args.is_set("step") {
+        return ask_on_command(to, timeout);
+    }
     let mut tally = Tally::default();
     for _ in 0..args.value("count", 1)? {
         tally.add(ask_once(to, timeout));
@@ -39,11 +44,32 @@ pub(crate) fn ask(args: &Args) -> Result<()> {
     say(tally.json())
 }
 
+/// One socket, one question for every line on stdin.
+fn ask_on_command(to: SocketAddr, timeout: Duration) -> Result<()> {
+    let socket = connected(to, timeout)?;
+    say("ready")?;
+    for _ in io::stdin().lock().lines() {
+        say(match question(&socket) {
+            Ok(name) => json!({ "answer": name }),
+            Err(error) => json!({ "error": error.to_string() }),
+        })?;
+    }
+    Ok(())
+}
+
 fn ask_once(to: SocketAddr, timeout: Duration) -> io::Result<String> {
+    question(&connected(to, timeout)?)
+}
+
+fn connected(to: SocketAddr, timeout: Duration) -> io::Result<UdpSocket> {
     let any = if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
     let socket = UdpSocket::bind(any)?;
     socket.connect(to)?;
     socket.set_read_timeout(Some(timeout))?;
+    Ok(socket)
+}
+
+fn question(socket: &UdpSocket) -> io::Result<String> {
     socket.send(b"who")?;
     let mut buffer = [0; 64];
     let length = socket.recv(&mut buffer)?;

@@ -198,7 +198,7 @@ fn named(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
-/// Answers by name, and failures.
+/// Answers by name, failures, and their first few distinct reasons.
 #[derive(Default)]
 pub(crate) struct Tally {
     answers: BTreeMap<String, u64>,
@@ -212,8 +212,9 @@ impl Tally {
             Ok(name) => *self.answers.entry(name).or_default() += 1,
             Err(error) => {
                 self.failed += 1;
-                if self.reasons.len() < SHOWN_REASONS {
-                    self.reasons.push(error.to_string());
+                let reason = error.to_string();
+                if self.reasons.len() < SHOWN_REASONS && !self.reasons.contains(&reason) {
+                    self.reasons.push(reason);
                 }
             }
         }

@@ -65,4 +65,4 @@ const USAGE: &str = "lb-labtool COMMAND [--key VALUE]...
   hold-server     --bind A:P
   hold            --to A:P [--seed S]
   udp-echo        --name N --bind A:P
-  udp-ask         --to A:P [--count N]";
+  udp-ask         --to A:P [--count N] [--step yes]";
