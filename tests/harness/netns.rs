@@ -2,7 +2,7 @@
 //!
 //! Names are `lb-PID-N-ROLE`, so runs never meet. Commands run inside by `nsenter --net`, which
 //! keeps the mounts (`ip netns exec` hides bpffs); [`Netns::enter`] runs a closure inside.
-//! Before the first one is made, [`sweep`] removes what dead runs left.
+//! Before the first one is made, what dead runs left is removed.
 //!
 //! Must not know: topologies, peers.
 
