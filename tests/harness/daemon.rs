@@ -1,0 +1,348 @@
+//! `lb run` in the lab's director, and the command line that speaks to it.
+//!
+//! [`Daemon::start`] writes the file, starts the binary and waits for `ready`. Every daemon of a
+//! lab uses the same pin path, admin socket and file, as the same host would, so one that was
+//! killed can be started again. Logs go to a file that a failed scenario prints.
+//!
+//! Must not know: the product's internals.
+
+use crate::config::Config;
+use crate::process::{end, run};
+use crate::programs;
+use crate::topology::Lab;
+use crate::wait::{eventually, seconds};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// A running `lb run`; killed when dropped.
+pub struct Daemon<'a> {
+    lab: &'a Lab,
+    child: Child,
+    log: PathBuf,
+}
+
+/// Where a lab keeps what its daemon uses.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// `admin.socket`.
+    pub socket: PathBuf,
+    /// `dataplane.pin_path`.
+    pub pins: PathBuf,
+}
+
+impl Paths {
+    /// The paths of `lab`.
+    pub fn of(lab: &Lab) -> Self {
+        let dir = lab.dir.path();
+        Self {
+            config: dir.join("lb.yaml"),
+            socket: dir.join("admin.sock"),
+            pins: lab.dir.bpffs().join("lb"),
+        }
+    }
+}
+
+/// Writes `config` as the lab's file.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(lab: &Lab, config: &Config) -> Result<String> {
+    let paths = Paths::of(lab);
+    let text = config.yaml(&paths.pins, &paths.socket);
+    fs::write(&paths.config, &text).context("write the configuration")?;
+    Ok(text)
+}
+
+/// Runs `lb ARGS` to its end in the director, with the lab's socket in the environment.
+///
+/// # Errors
+/// When the binary is missing or cannot be started. A bad exit code is for the caller.
+pub fn lb(lab: &Lab, args: &[&str]) -> Result<Output> {
+    let mut command = lab.director.command(programs::lb()?);
+    command.env("LB_SOCKET", Paths::of(lab).socket).args(args);
+    command.output().with_context(|| format!("start lb {}", args.join(" ")))
+}
+
+/// Writes `config` under another name, with other paths: for a second daemon, or a refused one.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_as(lab: &Lab, name: &str, config: &Config, pins: &Path) -> Result<PathBuf> {
+    let path = lab.dir.path().join(name);
+    fs::write(&path, config.yaml(pins, &path.with_extension("sock"))).context("write a file")?;
+    Ok(path)
+}
+
+/// `lb detach`: removes what a daemon that is gone has left.
+///
+/// # Errors
+/// When it does not exit with 0.
+pub fn detach(lab: &Lab) -> Result<()> {
+    let pins = Paths::of(lab).pins;
+    let output = lb(lab, &["detach", "--pin-path", pins.to_str().context("the path is text")?])?;
+    if !output.status.success() {
+        bail!("lb detach: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Starts `lb run` with a file that it must refuse, and returns what it said.
+///
+/// # Errors
+/// When it still runs after ten seconds.
+pub fn refused(lab: &Lab, command: &mut Command) -> Result<(ExitStatus, String)> {
+    let log = next_log(lab);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
+    let mut child = command.spawn().context("start lb")?;
+    let ended = eventually(seconds(10), "lb refuses to run", || Ok(child.try_wait()?));
+    end(&mut child);
+    Ok((ended?, fs::read_to_string(&log)?))
+}
+
+/// The command `lb run --config FILE` in the director.
+///
+/// # Errors
+/// When the binary is missing.
+pub fn run_command(lab: &Lab, config: &Path) -> Result<Command> {
+    let mut command = lab.director.command(programs::lb()?);
+    command.arg("run").arg("--config").arg(config).process_group(0);
+    Ok(command)
+}
+
+impl<'a> Daemon<'a> {
+    /// Writes the file, starts the daemon and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends, or is not ready within fifteen seconds.
+    pub fn start(lab: &'a Lab, config: &Config) -> Result<Self> {
+        write(lab, config)?;
+        Self::start_again(lab)
+    }
+
+    /// Starts a daemon with the file as it is.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_again(lab: &'a Lab) -> Result<Self> {
+        let log = next_log(lab);
+        let child = run_command(lab, &Paths::of(lab).config)?
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .context("start lb run")?;
+        let mut daemon = Self { lab, child, log };
+        daemon.wait_ready()?;
+        Ok(daemon)
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `lb status --json`.
+    ///
+    /// # Errors
+    /// When the command fails or prints no JSON.
+    pub fn status(&self) -> Result<Value> {
+        self.json(&["status"])
+    }
+
+    /// `lb stats --json`.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn stats(&self) -> Result<Value> {
+        self.json(&["stats"])
+    }
+
+    /// `lb connections --json`.
+    ///
+    /// # Errors
+    /// As [`Self::status`].
+    pub fn connections(&self) -> Result<Value> {
+        self.json(&["connections"])
+    }
+
+    /// What `lb ARGS` prints for people.
+    ///
+    /// # Errors
+    /// When it does not exit with 0.
+    pub fn text(&self, args: &[&str]) -> Result<String> {
+        let output = lb(self.lab, args)?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("lb {}: {}: {}", args.join(" "), output.status, said.trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Writes another file and applies it by `lb reload`.
+    ///
+    /// # Errors
+    /// When the reload is refused.
+    pub fn reload(&self, config: &Config) -> Result<()> {
+        write(self.lab, config)?;
+        self.text(&["reload"]).map(drop)
+    }
+
+    /// `lb reload` with a file that must be refused; returns what it said.
+    ///
+    /// # Errors
+    /// When the file is accepted, or the exit code is not 1.
+    pub fn reload_refused(&self, text: &str) -> Result<String> {
+        fs::write(Paths::of(self.lab).config, text)?;
+        let output = lb(self.lab, &["reload"])?;
+        ensure!(output.status.code() == Some(1), "lb reload: {}", output.status);
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    /// The state of one real server in `lb status`.
+    ///
+    /// # Errors
+    /// When the status does not list it.
+    pub fn real_server(&self, service: &str, address: &str) -> Result<Value> {
+        find_real_server(&self.status()?, service, address).cloned()
+    }
+
+    /// Waits until `lb status` shows a real server in `state`.
+    ///
+    /// # Errors
+    /// At the deadline.
+    pub fn wait_state(
+        &self,
+        service: &str,
+        address: &str,
+        state: &str,
+        limit: Duration,
+    ) -> Result<()> {
+        eventually(limit, &format!("{service}/{address} is {state}"), || {
+            let server = self.real_server(service, address)?;
+            Ok(server["state"] == state)
+        })
+    }
+
+    /// SIGKILL: the data plane has to go on alone.
+    pub fn kill(mut self) {
+        end(&mut self.child);
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Errors
+    /// When it takes more than fifteen seconds.
+    pub fn terminate(mut self) -> Result<ExitStatus> {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, Signal::SIGTERM).context("send SIGTERM")?;
+        eventually(seconds(15), "lb ends after SIGTERM", || Ok(self.child.try_wait()?))
+    }
+
+    fn json(&self, args: &[&str]) -> Result<Value> {
+        let text = self.text(&[args, &["--json"]].concat())?;
+        serde_json::from_str(&text).with_context(|| format!("lb {} printed {text}", args[0]))
+    }
+
+    fn wait_ready(&mut self) -> Result<()> {
+        let (child, log) = (&mut self.child, &self.log);
+        let ended = eventually(seconds(15), "lb logs ready", || {
+            if fs::read_to_string(log).unwrap_or_default().lines().any(says_ready) {
+                return Ok(Some(None));
+            }
+            Ok(child.try_wait()?.map(Some))
+        })?;
+        match ended {
+            None => Ok(()),
+            Some(status) => {
+                bail!("lb run ended before it was ready ({status}):\n{}", self.log())
+            }
+        }
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// One real server in the document of `lb status --json`.
+///
+/// # Errors
+/// When it is not listed.
+pub fn find_real_server<'v>(status: &'v Value, service: &str, address: &str) -> Result<&'v Value> {
+    let services = status["virtual_services"].as_array();
+    let entry = services.into_iter().flatten().find(|entry| entry["name"] == service);
+    let servers = entry.and_then(|entry| entry["real_servers"].as_array());
+    servers
+        .into_iter()
+        .flatten()
+        .find(|server| server["address"] == address)
+        .ok_or_else(|| anyhow!("lb status does not list {service}/{address}: {status}"))
+}
+
+/// One number of `lb status`: `dataplane.connections.used`.
+///
+/// # Errors
+/// When it is missing.
+pub fn used(status: &Value) -> Result<u64> {
+    let used = status["dataplane"]["connections"]["used"].as_u64();
+    used.with_context(|| format!("lb status has no dataplane.connections.used: {status}"))
+}
+
+/// One number of an object, such as a real server's `active_connections`.
+///
+/// # Errors
+/// When it is missing.
+pub fn number(object: &Value, key: &str) -> Result<u64> {
+    object[key].as_u64().with_context(|| format!("no number {key} in {object}"))
+}
+
+/// `bpftool map dump pinned` of the map `name` below the lab's pin path.
+///
+/// # Errors
+/// When there is no such pin, or bpftool fails.
+pub fn dump_map(lab: &Lab, name: &str) -> Result<String> {
+    let path = pinned(lab, name)?;
+    run(Command::new("bpftool").args(["map", "dump", "pinned"]).arg(path))
+}
+
+/// The pin of the map `name`: `<pin_path>/v*/NAME`.
+///
+/// # Errors
+/// When there is none.
+pub fn pinned(lab: &Lab, name: &str) -> Result<PathBuf> {
+    let pins = Paths::of(lab).pins;
+    let versions = fs::read_dir(&pins).with_context(|| format!("read {}", pins.display()))?;
+    versions
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with('v'))
+        .map(|entry| entry.path().join(name))
+        .find(|path| path.exists())
+        .with_context(|| format!("no map {name} is pinned below {}", pins.display()))
+}
+
+fn says_ready(line: &str) -> bool {
+    line.trim_end().ends_with("ready") || line.contains("\"ready\"") || line.contains(" ready ")
+}
+
+fn next_log(lab: &Lab) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    lab.dir.path().join(format!("lb-{n:03}.log"))
+}

@@ -1,0 +1,14 @@
+//! Scenarios: the real binary between real clients and servers, in network namespaces.
+//!
+//! They need root. `LB_BIN` names the binary under test. Labs are built one at a time, so the
+//! order and the number of test threads do not matter. A scenario's name says what holds.
+
+mod counts;
+mod edges;
+mod health;
+mod itself;
+mod life;
+mod passing;
+mod scheduling;
+mod stage;
+mod transfers;
