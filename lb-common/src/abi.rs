@@ -1,0 +1,87 @@
+//! Names and sizes that the kernel object and user space must agree on.
+//!
+//! Maps are pinned below `<pin_path>/v<ABI_VERSION>/` under these names, so an object with another
+//! layout never meets maps that it would misread.
+//!
+//! Must not know: who reads or writes.
+
+/// Version of every layout in this crate. Raised by any change of a map's key, value or meaning.
+pub const ABI_VERSION: u32 = 1;
+
+/// Connection tables: IPv4 and IPv6, capacity chosen when they are made.
+pub const MAP_CONN4: &str = "conn4";
+/// See [`MAP_CONN4`].
+pub const MAP_CONN6: &str = "conn6";
+/// What clients connect to: `ServiceKey` to `ServiceEntry`.
+pub const MAP_SERVICES: &str = "services";
+/// Real servers by index: `RealServer`.
+pub const MAP_REAL_SERVERS: &str = "real_servers";
+/// Active and inactive connections by real-server index: `ConnectionCounts`.
+pub const MAP_CONNECTION_COUNTS: &str = "conn_counts";
+/// Per-CPU packets and bytes by real-server index: `Traffic`.
+pub const MAP_TRAFFIC: &str = "traffic";
+/// Slot tables of all services, one after the other: real-server indices.
+pub const MAP_SLOTS: &str = "slots";
+/// Round-robin cursors by service id.
+pub const MAP_CURSORS: &str = "cursors";
+/// Traffic of real servers that are gone, by service id: `Traffic`, written by user space only.
+pub const MAP_RETIRED: &str = "retired";
+/// Timeouts by profile: `Timeouts`.
+pub const MAP_TIMEOUTS: &str = "timeouts";
+/// One `Config`.
+pub const MAP_CONFIG: &str = "config";
+/// Address filter: a bit for every address that a packet of ours can carry.
+pub const MAP_FILTER: &str = "filter";
+/// Virtual addresses, to tell a fragment to one of them from one to somebody else.
+pub const MAP_VIPS: &str = "vips";
+/// Interfaces by index: `Interface`.
+pub const MAP_INTERFACES: &str = "interfaces";
+/// Per-CPU counts by `verdict::Counter`.
+pub const MAP_COUNTERS: &str = "counters";
+/// Per-CPU state of the program itself: `PerCpu`.
+pub const MAP_PER_CPU: &str = "per_cpu";
+/// Ring buffer of `service::NeighbourWanted`.
+pub const MAP_EVENTS: &str = "events";
+
+/// Every map, in the order in which `lb` pins them.
+pub const MAPS: [&str; 17] = [
+    MAP_CONN4,
+    MAP_CONN6,
+    MAP_SERVICES,
+    MAP_REAL_SERVERS,
+    MAP_CONNECTION_COUNTS,
+    MAP_TRAFFIC,
+    MAP_SLOTS,
+    MAP_CURSORS,
+    MAP_RETIRED,
+    MAP_TIMEOUTS,
+    MAP_CONFIG,
+    MAP_FILTER,
+    MAP_VIPS,
+    MAP_INTERFACES,
+    MAP_COUNTERS,
+    MAP_PER_CPU,
+    MAP_EVENTS,
+];
+
+/// The forwarding program.
+pub const PROGRAM_FORWARD: &str = "lb_forward";
+/// The program that closes expired connections, run by user space.
+pub const PROGRAM_EXPIRE: &str = "lb_expire";
+/// The program that stamps the heartbeat and tells the kernel's time, run by user space.
+pub const PROGRAM_CLOCK: &str = "lb_clock";
+
+/// Virtual services that can exist at once (listen keys; ids are bounded by the same number).
+pub const MAX_SERVICES: u32 = 65_536;
+/// Real servers over all services; an index must fit the 20 bits that a connection's word has.
+pub const MAX_REAL_SERVERS: u32 = 131_072;
+/// Entries of all slot tables together.
+pub const MAX_SLOTS: u32 = 1 << 22;
+/// Timeout profiles; profile 0 is the director's own.
+pub const MAX_TIMEOUT_PROFILES: u32 = 1024;
+/// Interface indices that have flags; higher ones are taken to be up.
+pub const MAX_INTERFACES: u32 = 65_536;
+/// Words of 64 bits in the address filter.
+pub const FILTER_WORDS: u32 = 1024;
+/// Bytes of the event ring.
+pub const EVENT_BYTES: u32 = 64 * 1024;

@@ -1,0 +1,187 @@
+//! Virtual services and real servers as the data plane sees them.
+//!
+//! A service is found by [`ServiceKey`]; several keys may carry the same id (IPVS's fwmark use).
+//! Its entry points at regions of the slot array, which hold real-server indices. A real server's
+//! element holds all that forwarding needs, so a changed next hop is one write.
+//!
+//! Must not know: YAML, health, names.
+
+use crate::conn::ConnKey;
+use crate::pod;
+use crate::pod::Address;
+use crate::wire::Link;
+
+pod! {
+    /// What a client connects to.
+    pub struct ServiceKey {
+        /// Virtual address.
+        pub address: Address,
+        /// Port, host order.
+        pub port: u16,
+        /// IP protocol number.
+        pub protocol: u8,
+        /// Zero.
+        pub pad: [u8; 5],
+    }
+}
+
+impl ServiceKey {
+    /// What a packet with this connection key asks for.
+    #[inline(always)]
+    pub fn of<K: ConnKey>(key: &K) -> Self {
+        Self {
+            address: key.destination(),
+            port: key.ports().1,
+            protocol: key.protocol(),
+            pad: [0; 5],
+        }
+    }
+}
+
+pod! {
+    /// A run of entries in the slot array.
+    pub struct Region {
+        /// First entry.
+        pub base: u32,
+        /// Number of entries; 0 is an empty table.
+        pub len: u32,
+    }
+}
+
+pod! {
+    /// A virtual service. Replaced as a whole, so its regions always belong together.
+    pub struct ServiceEntry {
+        /// Index of the cursor and of the retired traffic; equal in all keys of one service.
+        pub id: u32,
+        /// `SERVICE_*` flags.
+        pub flags: u32,
+        /// `SCHEDULER_*`.
+        pub scheduler: u32,
+        /// Timeout profile.
+        pub timeouts: u32,
+        /// What the scheduler chooses from: rr and wrr slots now; members or hash slots later.
+        pub slots: Region,
+        /// The Maglev table: the stateless fallback, and the whole of `mh`.
+        pub maglev: Region,
+    }
+}
+
+/// The flow hash counts the client's port, not its address alone.
+pub const SERVICE_HASH_PORT: u32 = 1;
+
+/// The next slot in turn: rr and wrr differ only in how their tables are filled.
+pub const SCHEDULER_RING: u32 = 0;
+
+pod! {
+    /// A real server of one service, by index.
+    #[repr(align(8))]
+    pub struct RealServer {
+        /// Its address.
+        pub address: Address,
+        /// Its port, host order.
+        pub port: u16,
+        /// Use of this index, 12 bits; entries of an earlier use are dead.
+        pub generation: u16,
+        /// `RS_*` flags.
+        pub flags: u32,
+        /// Id of its service.
+        pub service: u32,
+        /// Timeout profile of its service.
+        pub timeouts: u32,
+        /// Next hop, when `RS_NEXT_HOP` is set.
+        pub next_hop: Link,
+        /// `METHOD_*`.
+        pub method: u8,
+        /// Zero.
+        pub pad: [u8; 7],
+    }
+}
+
+const _: () = assert!(size_of::<RealServer>() == 64);
+
+/// The element is in use; entries of its generation are alive.
+pub const RS_VALID: u32 = 1;
+/// The next hop is known.
+pub const RS_NEXT_HOP: u32 = 2;
+
+/// Direct routing.
+pub const METHOD_DR: u8 = 0;
+/// Destination rewritten, replies rewritten back.
+pub const METHOD_NAT: u8 = 1;
+
+/// Bits of [`RealServer::generation`].
+pub const GENERATION_MASK: u16 = 0xfff;
+
+pod! {
+    /// What one CPU has forwarded for one real server.
+    pub struct Traffic {
+        /// Connections.
+        pub connections: u64,
+        /// Packets from clients.
+        pub packets_in: u64,
+        /// Their bytes, from the IP header on.
+        pub bytes_in: u64,
+        /// Packets from the real server (nat).
+        pub packets_out: u64,
+        /// Their bytes.
+        pub bytes_out: u64,
+    }
+}
+
+pod! {
+    /// What the program has to know beyond services; one element.
+    pub struct Config {
+        /// When the controller was last heard of, in jiffies; written by `lb_clock` only.
+        pub heartbeat: u64,
+        /// Age of the heartbeat in jiffies above which precomputed next hops are not trusted.
+        pub heartbeat_max: u64,
+        /// Jiffies a second.
+        pub hz: u64,
+        /// New flows per second and CPU above which flows get no entry; 0 is never.
+        pub flood_limit: u64,
+        /// `CONFIG_*` flags.
+        pub flags: u64,
+    }
+}
+
+/// Nat replies go where the routing table says, not to the last hop.
+pub const CONFIG_REPLY_ROUTE: u64 = 1;
+
+pod! {
+    /// What the program knows of an interface.
+    pub struct Interface {
+        /// Frames to another unicast address are not for this node; all zero means unknown.
+        pub mac: [u8; 6],
+        /// Zero.
+        pub pad: [u8; 2],
+        /// `INTERFACE_*` flags.
+        pub flags: u32,
+    }
+}
+
+/// The link is down; a learnt last hop over it is not used.
+pub const INTERFACE_DOWN: u32 = 1;
+
+pod! {
+    /// What one CPU keeps between packets.
+    pub struct PerCpu {
+        /// Uses of table elements made so far.
+        pub sequence: u64,
+        /// The second that `new_flows` belongs to, in jiffies divided by hz.
+        pub second: u64,
+        /// New flows in that second.
+        pub new_flows: u64,
+    }
+}
+
+pod! {
+    /// An event: frames for this address were dropped because its neighbour is not known.
+    pub struct NeighbourWanted {
+        /// The address to resolve.
+        pub address: Address,
+        /// The interface to ask on.
+        pub ifindex: u32,
+        /// Zero.
+        pub pad: u32,
+    }
+}

@@ -1,0 +1,66 @@
+//! Every map, and nothing else. Names are those of `lb_common::abi`; capacities of the connection
+//! tables are set when the object is loaded.
+//!
+//! Must not know: logic.
+
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+use lb_common::abi;
+use lb_common::conn::{ConnEntry4, ConnEntry6, ConnKey4, ConnKey6, ConnectionCounts, Timeouts};
+use lb_common::pod::Address;
+use lb_common::service::{
+    Config, Interface, PerCpu, RealServer, ServiceEntry, ServiceKey, Traffic,
+};
+use lb_common::verdict;
+
+#[btf_map(name = "conn4")]
+pub static CONN4: HashMap<ConnKey4, ConnEntry4, 65_536> = HashMap::new();
+
+#[btf_map(name = "conn6")]
+pub static CONN6: HashMap<ConnKey6, ConnEntry6, 65_536> = HashMap::new();
+
+#[btf_map(name = "services")]
+pub static SERVICES: HashMap<ServiceKey, ServiceEntry, { abi::MAX_SERVICES as usize }> =
+    HashMap::new();
+
+#[btf_map(name = "real_servers")]
+pub static REAL_SERVERS: Array<RealServer, { abi::MAX_REAL_SERVERS as usize }> = Array::new();
+
+#[btf_map(name = "conn_counts")]
+pub static CONN_COUNTS: Array<ConnectionCounts, { abi::MAX_REAL_SERVERS as usize }> = Array::new();
+
+#[btf_map(name = "traffic")]
+pub static TRAFFIC: PerCpuArray<Traffic, { abi::MAX_REAL_SERVERS as usize }> = PerCpuArray::new();
+
+#[btf_map(name = "slots")]
+pub static SLOTS: Array<u32, { abi::MAX_SLOTS as usize }> = Array::new();
+
+#[btf_map(name = "cursors")]
+pub static CURSORS: Array<u64, { abi::MAX_SERVICES as usize }> = Array::new();
+
+#[btf_map(name = "retired")]
+pub static RETIRED: Array<Traffic, { abi::MAX_SERVICES as usize }> = Array::new();
+
+#[btf_map(name = "timeouts")]
+pub static TIMEOUTS: Array<Timeouts, { abi::MAX_TIMEOUT_PROFILES as usize }> = Array::new();
+
+#[btf_map(name = "config")]
+pub static CONFIG: Array<Config, 1> = Array::new();
+
+#[btf_map(name = "filter")]
+pub static FILTER: Array<u64, { abi::FILTER_WORDS as usize }> = Array::new();
+
+#[btf_map(name = "vips")]
+pub static VIPS: HashMap<Address, u32, { abi::MAX_SERVICES as usize }> = HashMap::new();
+
+#[btf_map(name = "interfaces")]
+pub static INTERFACES: Array<Interface, { abi::MAX_INTERFACES as usize }> = Array::new();
+
+#[btf_map(name = "counters")]
+pub static COUNTERS: PerCpuArray<u64, { verdict::COUNTERS as usize }> = PerCpuArray::new();
+
+#[btf_map(name = "per_cpu")]
+pub static PER_CPU: PerCpuArray<PerCpu, 1> = PerCpuArray::new();
+
+#[btf_map(name = "events")]
+pub static EVENTS: RingBuf<(), { abi::EVENT_BYTES as usize }> = RingBuf::new();
