@@ -43,8 +43,13 @@ pub const MAP_PER_CPU: &str = "per_cpu";
 /// Ring buffer of `service::NeighbourWanted`.
 pub const MAP_EVENTS: &str = "events";
 
+/// Per-CPU packet between two stages.
+pub const MAP_HANDOVER: &str = "handover";
+/// The programs of the stages, by `Stage`.
+pub const MAP_STAGES: &str = "stages";
+
 /// Every map, in the order in which `lb` pins them.
-pub const MAPS: [&str; 17] = [
+pub const MAPS: [&str; 19] = [
     MAP_CONN4,
     MAP_CONN6,
     MAP_SERVICES,
@@ -62,9 +67,41 @@ pub const MAPS: [&str; 17] = [
     MAP_COUNTERS,
     MAP_PER_CPU,
     MAP_EVENTS,
+    MAP_HANDOVER,
+    MAP_STAGES,
 ];
 
-/// The forwarding program.
+/// A program that another one leaves for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Stage {
+    /// Reads every kind of frame.
+    Unusual = 0,
+    /// Follows the connection of an unusual IPv4 frame.
+    Known4 = 1,
+    /// The same for IPv6.
+    Known6 = 2,
+    /// Finds a service and a real server for an IPv4 packet without a connection.
+    Admit4 = 3,
+    /// The same for IPv6.
+    Admit6 = 4,
+}
+
+impl Stage {
+    /// How many there are.
+    pub const COUNT: u32 = 5;
+
+    /// Each stage and its program.
+    pub const PROGRAMS: [(Self, &'static str); Self::COUNT as usize] = [
+        (Self::Unusual, "lb_unusual"),
+        (Self::Known4, "lb_known4"),
+        (Self::Known6, "lb_known6"),
+        (Self::Admit4, "lb_admit4"),
+        (Self::Admit6, "lb_admit6"),
+    ];
+}
+
+/// The program that is attached: the first stage.
 pub const PROGRAM_FORWARD: &str = "lb_forward";
 /// The program that closes expired connections, run by user space.
 pub const PROGRAM_EXPIRE: &str = "lb_expire";

@@ -16,9 +16,6 @@ use crate::{maps, schedule, stats};
 /// Real servers that nat tries when a client's address and port is taken on one.
 const NAT_ATTEMPTS: u32 = 4;
 
-const PASS: i64 = -(xdp_action::XDP_PASS as i64);
-const DROP: i64 = -(xdp_action::XDP_DROP as i64);
-
 /// Whether the destination can be a virtual address at all: one array element spares most foreign
 /// packets every other table.
 #[inline(always)]
@@ -28,19 +25,24 @@ pub fn is_possible<K: ConnKey>(key: &K) -> bool {
 }
 
 /// Finds the service, chooses a real server and makes the connection. Gives the real server's
-/// index, or a verdict as a negative number. `stale` is the word of an entry to close first.
-#[inline(never)]
-pub fn admit<K: Table>(ctx: *mut xdp_md, packet: &Packet<K>, now: u64, stale: u64) -> i64 {
+/// index, or the verdict. `stale` is the word of an entry to close first.
+#[inline(always)]
+pub fn admit<K: Table>(
+    ctx: *mut xdp_md,
+    packet: &Packet<K>,
+    now: u64,
+    stale: u64,
+) -> Result<u32, u32> {
     if stale != 0 {
         conntrack::close(&packet.key, stale);
     }
     // SAFETY: a value of the table; it is replaced as a whole and freed after a grace period.
     let Some(service) = (unsafe { maps::SERVICES.get(ServiceKey::of(&packet.key)) }) else {
-        return PASS;
+        return Err(xdp_action::XDP_PASS);
     };
     let frame = Frame::new(ctx);
     if !is_addressed_to_us(ctx, &frame) {
-        return PASS;
+        return Err(xdp_action::XDP_PASS);
     }
     let tcp = packet.key.protocol() == TCP;
     if tcp && packet.tcp_flags & flags::RST != 0 {
@@ -83,7 +85,7 @@ pub fn admit<K: Table>(ctx: *mut xdp_md, packet: &Packet<K>, now: u64, stale: u6
                 if !scheduled {
                     stats::count(Counter::PickedUp);
                 }
-                return i64::from(index);
+                return Ok(index);
             }
             Err(Refused::TupleInUse) => {}
             Err(Refused::Errno(errno)) => return refused(service, packet, errno),
@@ -105,7 +107,7 @@ fn first_state<K: ConnKey>(packet: &Packet<K>, nat: bool, scheduled: bool) -> St
 
 /// The table refused: the packet goes on by the Maglev table, and the cause is counted.
 #[inline(always)]
-fn refused<K: Table>(service: &ServiceEntry, packet: &Packet<K>, errno: i32) -> i64 {
+fn refused<K: Table>(service: &ServiceEntry, packet: &Packet<K>, errno: i32) -> Result<u32, u32> {
     let counter = match -errno {
         E2BIG => Counter::TableFull,
         EBUSY => Counter::TableBusy,
@@ -115,7 +117,7 @@ fn refused<K: Table>(service: &ServiceEntry, packet: &Packet<K>, errno: i32) -> 
                 // SAFETY: a value of the table.
                 let word = lb_common::conn::Word::from_raw(unsafe { (*entry).word });
                 if !word.is_closed() {
-                    return i64::from(word.real_server());
+                    return Ok(word.real_server());
                 }
             }
             Counter::TableExists
@@ -127,20 +129,20 @@ fn refused<K: Table>(service: &ServiceEntry, packet: &Packet<K>, errno: i32) -> 
 
 /// Forwarding without an entry.
 #[inline(always)]
-fn fallback<K: Table>(service: &ServiceEntry, packet: &Packet<K>, counter: Counter) -> i64 {
+fn fallback<K: Table>(service: &ServiceEntry, packet: &Packet<K>, counter: Counter) -> Result<u32, u32> {
     match schedule::by_hash(service, &packet.key, 0) {
         Some(index) => {
             stats::count(counter);
-            i64::from(index)
+            Ok(index)
         }
         None => drop(Counter::NoRealServer),
     }
 }
 
 #[inline(always)]
-fn drop(counter: Counter) -> i64 {
+fn drop(counter: Counter) -> Result<u32, u32> {
     stats::count(counter);
-    DROP
+    Err(xdp_action::XDP_DROP)
 }
 
 /// Whether the frame is for this node: a switch that floods, or a capture that makes an interface

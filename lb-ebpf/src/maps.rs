@@ -3,7 +3,7 @@
 //!
 //! Must not know: logic.
 
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use lb_common::abi;
 use lb_common::conn::{ConnEntry4, ConnEntry6, ConnKey4, ConnKey6, ConnectionCounts, Timeouts};
@@ -12,6 +12,8 @@ use lb_common::service::{
     Config, Interface, PerCpu, RealServer, ServiceEntry, ServiceKey, Traffic,
 };
 use lb_common::verdict;
+
+use crate::stage::Handover;
 
 #[btf_map(name = "conn4")]
 pub static CONN4: HashMap<ConnKey4, ConnEntry4, 65_536> = HashMap::new();
@@ -64,3 +66,9 @@ pub static PER_CPU: PerCpuArray<PerCpu, 1> = PerCpuArray::new();
 
 #[btf_map(name = "events")]
 pub static EVENTS: RingBuf<(), { abi::EVENT_BYTES as usize }> = RingBuf::new();
+
+#[btf_map(name = "handover")]
+pub static HANDOVER: PerCpuArray<Handover, 1> = PerCpuArray::new();
+
+#[btf_map(name = "stages")]
+pub static STAGES: ProgramArray<{ abi::Stage::COUNT as usize }> = ProgramArray::new();
