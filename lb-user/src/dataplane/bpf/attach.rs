@@ -1,0 +1,207 @@
+//! Putting the first stage on interfaces, by links that are pinned and so outlive the process.
+//!
+//! Must not know: maps, services.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow};
+use aya::Ebpf;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::{ProgramError, Xdp};
+use lb_common::abi;
+
+use super::{Dataplane, pins};
+use crate::model::AttachMode;
+
+/// How a program runs on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver.
+    Native,
+    /// In the stack, on skbs.
+    Generic,
+}
+
+impl Mode {
+    /// Its name in documents and pins.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+
+    fn flag(self) -> XdpMode {
+        match self {
+            Self::Native => XdpMode::Driver,
+            Self::Generic => XdpMode::Skb,
+        }
+    }
+}
+
+/// An interface with our program on it.
+#[derive(Debug)]
+pub struct Attached {
+    /// Its name.
+    pub interface: String,
+    /// How the program runs there.
+    pub mode: Mode,
+    pin: PathBuf,
+    _link: FdLink,
+}
+
+/// Takes over the links of an earlier daemon: each gets the new program, atomically. A link whose
+/// interface is gone is removed.
+pub(super) fn adopt(ebpf: &mut Ebpf, directory: &Path) -> anyhow::Result<Vec<Attached>> {
+    let mut links = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let pin = entry?.path();
+        let Some((mode, interface)) = read_name(&pin) else {
+            continue;
+        };
+        let pinned = PinnedLink::from_pin(&pin)
+            .with_context(|| format!("open the link {}", pin.display()))?;
+        let link: FdLink = pinned.into();
+        let link = XdpLink::try_from(link).context("a pinned link is not an XDP link")?;
+        match replace(ebpf, link) {
+            Ok(link) => links.push(Attached { interface, mode, pin, _link: link }),
+            Err(error) => {
+                tracing::warn!(interface, %error, "a link of an earlier run is of no use; removed");
+                fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
+            }
+        }
+    }
+    Ok(links)
+}
+
+/// Puts our program in the place of the one that the link runs.
+fn replace(ebpf: &mut Ebpf, link: XdpLink) -> anyhow::Result<FdLink> {
+    let program = first_stage(ebpf)?;
+    let id = program.attach_to_link(link)?;
+    Ok(FdLink::try_from(program.take_link(id)?)?)
+}
+
+fn first_stage(ebpf: &mut Ebpf) -> anyhow::Result<&mut Xdp> {
+    let program = ebpf.program_mut(abi::PROGRAM_FORWARD).context("the object has no program")?;
+    Ok(program.try_into()?)
+}
+
+impl Dataplane {
+    /// Attaches to an interface, unless that is so already. `wanted` auto takes generic where the
+    /// driver has no native mode; whoever asked sees it in what is returned.
+    ///
+    /// # Errors
+    /// In words for the operator: no such interface, in use, not supported, MTU.
+    pub fn attach(&mut self, interface: &str, wanted: AttachMode) -> anyhow::Result<Mode> {
+        if let Some(link) = self.links.iter().find(|l| l.interface == interface) {
+            let fits = match wanted {
+                AttachMode::Auto => true,
+                AttachMode::Native => link.mode == Mode::Native,
+                AttachMode::Generic => link.mode == Mode::Generic,
+            };
+            if fits {
+                return Ok(link.mode);
+            }
+            self.detach(interface)?;
+        }
+        let first = if wanted == AttachMode::Generic { Mode::Generic } else { Mode::Native };
+        let mode = match self.attach_as(interface, first) {
+            Ok(()) => first,
+            Err(error) if wanted == AttachMode::Auto && is_mode_refused(&error) => {
+                tracing::warn!(
+                    interface,
+                    error = format!("{error:#}"),
+                    "the driver refuses native XDP: generic mode is used, which is slower"
+                );
+                self.attach_as(interface, Mode::Generic)?;
+                Mode::Generic
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(mode)
+    }
+
+    /// Detaches from an interface.
+    ///
+    /// # Errors
+    /// When the pin cannot be removed.
+    pub fn detach(&mut self, interface: &str) -> anyhow::Result<()> {
+        for link in self.links.iter().filter(|l| l.interface == interface) {
+            fs::remove_file(&link.pin).with_context(|| format!("remove {}", link.pin.display()))?;
+        }
+        self.links.retain(|l| l.interface != interface);
+        Ok(())
+    }
+
+    fn attach_as(&mut self, interface: &str, mode: Mode) -> anyhow::Result<()> {
+        let program = first_stage(&mut self.ebpf)?;
+        let id = program
+            .attach(interface, mode.flag())
+            .map_err(|error| explain(interface, mode, error))?;
+        let link = FdLink::try_from(program.take_link(id)?)
+            .context("this kernel has no XDP links: Linux 5.9 or newer is needed")?;
+        let pin = self.directory.join(format!("{}{}-{interface}", pins::LINK_PREFIX, mode.name()));
+        let link = link.pin(&pin).with_context(|| format!("pin the link of {interface}"))?;
+        self.links.push(Attached {
+            interface: interface.to_owned(),
+            mode,
+            pin,
+            _link: link.into(),
+        });
+        Ok(())
+    }
+}
+
+/// Mode and interface of a pinned link's name.
+fn read_name(pin: &Path) -> Option<(Mode, String)> {
+    let name = pin.file_name()?.to_str()?.strip_prefix(pins::LINK_PREFIX)?;
+    let (mode, interface) = name.split_once('-')?;
+    let mode = match mode {
+        "native" => Mode::Native,
+        "generic" => Mode::Generic,
+        _ => return None,
+    };
+    Some((mode, interface.to_owned()))
+}
+
+fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    std::iter::successors(Some(error), |e| e.source())
+        .find_map(|e| e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error))
+}
+
+/// Whether another mode may work where this one was refused.
+fn is_mode_refused(error: &anyhow::Error) -> bool {
+    let found = error.chain().find_map(|e| {
+        e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error)
+    });
+    matches!(found, Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | libc::E2BIG))
+}
+
+/// Says why an interface refused the program, and what helps.
+fn explain(interface: &str, mode: Mode, error: ProgramError) -> anyhow::Error {
+    let mtu = fs::read_to_string(format!("/sys/class/net/{interface}/mtu")).unwrap_or_default();
+    let why = match (os_error(&error), &error) {
+        (_, ProgramError::UnknownInterface { .. }) => {
+            "no such interface: see `ip link`, or mend dataplane.interfaces".to_owned()
+        }
+        (Some(libc::EBUSY | libc::EEXIST), _) => format!(
+            "another XDP program is on it: `ip link show {interface}` names it; \
+             `lb detach` removes what an earlier lb left"
+        ),
+        (Some(libc::EOPNOTSUPP), _) => {
+            "its driver has no native XDP: set dataplane.mode to auto or generic".to_owned()
+        }
+        (Some(libc::EINVAL | libc::ERANGE | libc::E2BIG), _) => format!(
+            "its driver refuses native XDP as it is set up, most often for an MTU ({}) above what \
+             it can do or for too many queues: lower the MTU, or set dataplane.mode to generic",
+            mtu.trim()
+        ),
+        (Some(libc::EPERM | libc::EACCES), _) => {
+            "no permission: run as root, or with CAP_NET_ADMIN and CAP_BPF".to_owned()
+        }
+        _ => "the kernel refused".to_owned(),
+    };
+    anyhow!(error).context(format!("attach XDP ({}) to {interface}: {why}", mode.name()))
+}

@@ -1,0 +1,159 @@
+//! Loading the object, with the maps of an earlier daemon where there are any.
+//!
+//! Must not know: which interfaces, which services.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use aya::maps::{MapData, ProgramArray};
+use aya::programs::Xdp;
+use aya::{Ebpf, EbpfLoader};
+use lb_common::abi;
+
+use super::clock::{Clock, beat};
+use super::{Dataplane, Tables, attach, pins};
+
+/// The compiled programs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LB_EBPF_OBJECT"));
+
+/// What the data plane is made with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directory on a bpffs.
+    pub pin_path: PathBuf,
+    /// Capacity in connections. Maps that are adopted keep theirs.
+    pub connections: u32,
+}
+
+impl Dataplane {
+    /// Locks the pin path, takes over the maps that are there or makes new ones, and loads the
+    /// programs. Nothing that is attached changes yet.
+    ///
+    /// # Errors
+    /// In words for the operator: no bpffs, no privilege, another daemon, another version.
+    pub fn open(options: &Options) -> anyhow::Result<Self> {
+        let lock = pins::lock(&options.pin_path)?;
+        let directory = pins::version_directory(&options.pin_path)?;
+        let adopted = is_complete(&directory)?;
+        raise_memlock_limit();
+        let mut ebpf = load_object(&directory, options, adopted)?;
+        for (name, program) in ebpf.programs_mut() {
+            let program: &mut Xdp = program.try_into()?;
+            program.load().with_context(|| format!("load the XDP program {name}"))?;
+        }
+        fill_stages(&mut ebpf)?;
+        let mut tables = Tables::take(&mut ebpf)?;
+        let clock_program = program_fd(&ebpf, abi::PROGRAM_CLOCK)?;
+        let clock = Clock::calibrate(|| {
+            beat(clock_program.as_fd())?;
+            tables.heartbeat()
+        })?;
+        let links = attach::adopt(&mut ebpf, &directory)?;
+        Ok(Self { ebpf, tables, links, directory, clock, adopted, _lock: lock })
+    }
+
+    /// Stamps the heartbeat: the controller is here, its next hops are current.
+    ///
+    /// # Errors
+    /// When the program cannot be run.
+    pub fn beat(&self) -> anyhow::Result<()> {
+        beat(self.program(abi::PROGRAM_CLOCK)?.as_fd())
+    }
+
+    /// Detaches every interface and removes every pin: nothing is forwarded any more.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn remove(mut self) -> anyhow::Result<()> {
+        self.links.clear();
+        let parent = self.directory.parent().context("the pin path")?.to_path_buf();
+        pins::remove_locked(&parent).map(|_| ())
+    }
+}
+
+/// A descriptor of a loaded program.
+pub(super) fn program_fd(ebpf: &Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
+    let program: &Xdp = ebpf
+        .program(name)
+        .with_context(|| format!("the object has no program {name}"))?
+        .try_into()?;
+    program.fd()?.as_fd().try_clone_to_owned().context("copy a program's descriptor")
+}
+
+/// Whether every map is pinned with the sizes that this version expects. Leftovers of a start that
+/// never finished are removed: without a link nothing uses them.
+fn is_complete(directory: &Path) -> anyhow::Result<bool> {
+    let present: Vec<_> = abi::MAPS.iter().filter(|name| directory.join(name).exists()).collect();
+    if present.len() == abi::MAPS.len() {
+        return Ok(true);
+    }
+    for entry in fs::read_dir(directory)? {
+        let pin = entry?.path();
+        if pins::is_link(&pin) {
+            bail!(
+                "{} holds an attached program but not all of its maps: `lb detach` removes both",
+                directory.display()
+            );
+        }
+        fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
+    }
+    Ok(false)
+}
+
+fn load_object(directory: &Path, options: &Options, adopted: bool) -> anyhow::Result<Ebpf> {
+    let halves = options.connections.saturating_mul(2);
+    let mut loader = EbpfLoader::new();
+    for name in abi::MAPS {
+        loader.map_pin_path(name, directory.join(name));
+    }
+    for name in [abi::MAP_CONN4, abi::MAP_CONN6] {
+        let entries = if adopted {
+            MapData::from_pin(directory.join(name))?.info()?.max_entries()
+        } else {
+            halves
+        };
+        loader.map_max_entries(name, entries);
+    }
+    loader.load(OBJECT).map_err(explain)
+}
+
+/// Turns the errors that an operator meets into what to do about them.
+fn explain(error: aya::EbpfError) -> anyhow::Error {
+    let os_error = std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |e| {
+        e.source()
+    })
+    .find_map(|e| e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
+    let hint = match os_error {
+        Some(libc::EPERM | libc::EACCES) => {
+            "no permission: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+        }
+        Some(libc::ENOSYS | libc::EINVAL) => {
+            "this kernel has no BPF, or one too old: Linux 5.18 or newer with CONFIG_BPF_SYSCALL"
+        }
+        Some(libc::ENOMEM | libc::E2BIG) => {
+            "not enough memory for the maps: make dataplane.connections smaller"
+        }
+        _ => "the kernel refused the maps or programs",
+    };
+    anyhow!(error).context(format!("load the data plane: {hint}"))
+}
+
+/// Makes every stage reachable from the others.
+fn fill_stages(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    let map = ebpf.take_map(abi::MAP_STAGES).context("the object has no map of stages")?;
+    let mut stages: ProgramArray<MapData> = map.try_into()?;
+    for (stage, name) in abi::Stage::PROGRAMS {
+        let program: &Xdp =
+            ebpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?;
+        stages.set(stage as u32, program.fd()?, 0).with_context(|| format!("reach {name}"))?;
+    }
+    Ok(())
+}
+
+/// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK; later ones ignore it.
+fn raise_memlock_limit() {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+}

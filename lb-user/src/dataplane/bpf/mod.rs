@@ -1,0 +1,70 @@
+//! The loaded data plane: programs, maps and links of one pin path.
+//!
+//! [`Dataplane::open`] loads or adopts, [`Dataplane::attach`] puts the program on an interface,
+//! [`Dataplane::apply`] carries out one map operation. Everything outlives the process, because
+//! maps and links are pinned; [`remove`] is what ends it.
+//!
+//! Must not know: YAML, health, why a map changes.
+#![allow(unsafe_code)] // System calls that aya has no safe form of (`sys`).
+
+mod attach;
+mod clock;
+mod load;
+mod pins;
+pub mod sys;
+mod tables;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+
+pub use attach::{Attached, Mode};
+pub use clock::Clock;
+pub use load::Options;
+pub use pins::{Lock, remove};
+pub use tables::{Contents, Tables};
+
+/// The data plane of one pin path, locked against other daemons.
+#[derive(Debug)]
+pub struct Dataplane {
+    ebpf: Ebpf,
+    tables: Tables,
+    links: Vec<Attached>,
+    directory: PathBuf,
+    clock: Clock,
+    adopted: bool,
+    _lock: Lock,
+}
+
+impl Dataplane {
+    /// The maps.
+    pub fn tables(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
+    /// The kernel's time.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Whether maps of an earlier daemon were taken over.
+    pub fn is_adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Interfaces that the program is attached to.
+    pub fn links(&self) -> &[Attached] {
+        &self.links
+    }
+
+    /// Where this data plane's maps are pinned.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A descriptor of one of its programs, for test runs.
+    pub fn program(&self, name: &str) -> anyhow::Result<OwnedFd> {
+        load::program_fd(&self.ebpf, name)
+    }
+}

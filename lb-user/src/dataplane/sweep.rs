@@ -1,0 +1,247 @@
+//! The sweep: walks the connection tables, proposes what is over, and recounts.
+//!
+//! It only reads. Keys whose time is up go to the kernel's expire program in batches; that program
+//! looks again and closes. The recount is compared with the kernel's counts: a real server whose
+//! counts stood still during two passes and differ from both recounts has drifted.
+//!
+//! Must not know: services by name, why a server is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use lb_common::conn::{ABANDONED, ConnEntry, ConnKey, ConnKey4, ConnKey6, DEAD, REPLY, Word};
+use lb_common::expire::{BATCH, BatchHead};
+use lb_common::pod;
+use lb_common::service::GENERATION_MASK;
+
+use super::bpf::{Clock, Dataplane, sys};
+use crate::plan::sweep::{Counted, Recount, Verdict, judge};
+
+/// Entries that are read at once.
+const CHUNK: usize = 4096;
+
+/// What a sweep works on.
+#[derive(Debug)]
+pub struct Sweeper {
+    conn4: OwnedFd,
+    conn6: OwnedFd,
+    expire: OwnedFd,
+    view: View,
+    clock: Clock,
+    recount: Recount,
+}
+
+/// The small maps that decide whether an entry is over, by their pins.
+#[derive(Debug)]
+struct View {
+    real_servers: aya::maps::Array<aya::maps::MapData, lb_common::service::RealServer>,
+    timeouts: aya::maps::Array<aya::maps::MapData, lb_common::conn::Timeouts>,
+    counts: aya::maps::Array<aya::maps::MapData, lb_common::conn::ConnectionCounts>,
+}
+
+/// What one pass found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Connections in the tables, closed ones left out.
+    pub connections: u64,
+    /// Real servers that any entry names.
+    pub seen: BTreeSet<u32>,
+    /// Entries that were proposed to the expire program.
+    pub proposed: u64,
+    /// Connections by which counts have drifted.
+    pub drift: u64,
+    /// When the pass began.
+    pub started: Option<Instant>,
+    /// CPU time that it took.
+    pub cpu: Duration,
+}
+
+impl Sweeper {
+    /// A sweeper of this data plane, for a thread of its own.
+    ///
+    /// # Errors
+    /// When maps cannot be opened.
+    pub fn new(dataplane: &mut Dataplane) -> anyhow::Result<Self> {
+        let (conn4, conn6) = dataplane.tables().connection_maps()?;
+        Ok(Self {
+            conn4,
+            conn6,
+            expire: dataplane.program(lb_common::abi::PROGRAM_EXPIRE)?,
+            view: View::open(dataplane.directory())?,
+            clock: dataplane.clock(),
+            recount: Recount::default(),
+        })
+    }
+
+    /// One pass over both tables. `pause` is called between chunks with the time the last one took,
+    /// so that a large table is walked in slices.
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn pass(&mut self, mut pause: impl FnMut(Duration)) -> anyhow::Result<Report> {
+        let started = Instant::now();
+        let mut pass = Pass {
+            view: &self.view,
+            clock: self.clock,
+            expire: self.expire.as_fd(),
+            servers: BTreeMap::new(),
+            report: Report { started: Some(started), ..Report::default() },
+        };
+        let cpu = thread_cpu_time();
+        pass.table::<ConnKey4>(self.conn4.as_fd(), 4, &mut pause)?;
+        pass.table::<ConnKey6>(self.conn6.as_fd(), 6, &mut pause)?;
+        let mut counted = BTreeMap::new();
+        for (&index, server) in &pass.servers {
+            counted.insert(index, Counted { after: self.view.counts(index)?, ..server.counted });
+        }
+        let mut report = pass.report;
+        report.drift = self.recount.compare(counted);
+        report.cpu = thread_cpu_time().saturating_sub(cpu);
+        Ok(report)
+    }
+}
+
+/// What a pass knows of a real server.
+struct Server {
+    generation: u16,
+    timeouts: lb_common::conn::Timeouts,
+    counted: Counted,
+}
+
+struct Pass<'a> {
+    view: &'a View,
+    clock: Clock,
+    expire: BorrowedFd<'a>,
+    servers: BTreeMap<u32, Server>,
+    report: Report,
+}
+
+impl Pass<'_> {
+    fn table<K: ConnKey>(
+        &mut self,
+        map: BorrowedFd<'_>,
+        family: u32,
+        pause: &mut impl FnMut(Duration),
+    ) -> anyhow::Result<()> {
+        let mut over = Vec::new();
+        walk::<K>(map, |keys, entries| {
+            let began = Instant::now();
+            let now = self.clock.now();
+            for (key, entry) in keys.iter().zip(entries) {
+                if self.is_over(entry, now)? {
+                    over.push(*key);
+                }
+            }
+            for batch in over.chunks(BATCH as usize) {
+                propose(self.expire, family, batch)?;
+            }
+            self.report.proposed += over.len() as u64;
+            over.clear();
+            pause(began.elapsed());
+            Ok(true)
+        })
+    }
+
+    /// Counts an entry and says whether it is to be proposed.
+    fn is_over<K: ConnKey>(&mut self, entry: &ConnEntry<K>, now: u64) -> anyhow::Result<bool> {
+        let word = Word::from_raw(entry.word);
+        if word.has(DEAD) {
+            return Ok(false);
+        }
+        let index = word.real_server();
+        if !self.servers.contains_key(&index) {
+            let server = self.view.server(index)?;
+            self.servers.insert(index, server);
+        }
+        let server = self.servers.get_mut(&index).context("a server that was just put in")?;
+        self.report.seen.insert(index);
+        if word.has(ABANDONED) {
+            return Ok(true);
+        }
+        let verdict = judge(word, entry.seen, now, server.generation, &server.timeouts, self.clock.hz());
+        if !word.has(REPLY) {
+            self.report.connections += 1;
+            server.counted.add(word.state().is_active(), verdict);
+        }
+        Ok(verdict == Verdict::Propose)
+    }
+}
+
+impl View {
+    fn open(directory: &std::path::Path) -> anyhow::Result<Self> {
+        use aya::maps::{Array, Map, MapData};
+        use lb_common::abi;
+        let open = |name: &str| -> anyhow::Result<Map> {
+            Ok(Map::Array(
+                MapData::from_pin(directory.join(name)).with_context(|| format!("open {name}"))?,
+            ))
+        };
+        Ok(Self {
+            real_servers: Array::try_from(open(abi::MAP_REAL_SERVERS)?)?,
+            timeouts: Array::try_from(open(abi::MAP_TIMEOUTS)?)?,
+            counts: Array::try_from(open(abi::MAP_CONNECTION_COUNTS)?)?,
+        })
+    }
+
+    fn counts(&self, index: u32) -> anyhow::Result<(u64, u64)> {
+        let counts = self.counts.get(&index, 0).context("read connection counts")?;
+        Ok((counts.active, counts.inactive))
+    }
+
+    fn server(&self, index: u32) -> anyhow::Result<Server> {
+        let element = self.real_servers.get(&index, 0).context("read a real server")?;
+        Ok(Server {
+            generation: element.generation & GENERATION_MASK,
+            timeouts: self.timeouts.get(&element.timeouts, 0).context("read timeouts")?,
+            counted: Counted { before: self.counts(index)?, ..Counted::default() },
+        })
+    }
+}
+
+/// Walks a connection table in chunks, until `each` says false or it is over.
+///
+/// # Errors
+/// When it cannot be read, or `each` fails.
+pub(super) fn walk<K: ConnKey>(
+    map: BorrowedFd<'_>,
+    mut each: impl FnMut(&[K], &[ConnEntry<K>]) -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let mut room = CHUNK;
+    let mut keys = vec![K::ZERO; room];
+    let mut entries = vec![ConnEntry::<K>::ZERO; room];
+    let mut cursor = sys::Cursor::default();
+    loop {
+        match sys::lookup_batch(map, &mut cursor, &mut keys, &mut entries) {
+            Ok((count, last)) => {
+                if !each(&keys[..count], &entries[..count])? || last {
+                    return Ok(());
+                }
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                room *= 2;
+                keys.resize(room, K::ZERO);
+                entries.resize(room, ConnEntry::ZERO);
+            }
+            Err(error) => return Err(error).context("read a connection table"),
+        }
+    }
+}
+
+/// Hands keys to the expire program.
+fn propose<K: ConnKey>(program: BorrowedFd<'_>, family: u32, keys: &[K]) -> anyhow::Result<()> {
+    let head = BatchHead { count: keys.len() as u32, family, pad: [0; 2] };
+    let mut data = pod::bytes_of(&head).to_vec();
+    for key in keys {
+        data.extend_from_slice(pod::bytes_of(key));
+    }
+    sys::test_run(program, &data).context("run the expire program")?;
+    Ok(())
+}
+
+fn thread_cpu_time() -> Duration {
+    use nix::time::{ClockId, clock_gettime};
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .map_or(Duration::ZERO, |t| Duration::from(t))
+}
