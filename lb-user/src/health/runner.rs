@@ -155,11 +155,11 @@ async fn probe_for_ever<E: From<Report>>(
 
 fn log(target: &Target, result: &crate::health::ProbeResult, event: Option<HealthEvent>) {
     let status = result.status.name();
-    tracing::debug!(target = %target.address, status, detail = result.detail, "probe");
+    tracing::debug!(address = %target.address, status, detail = result.detail, "probe");
     match event {
-        Some(HealthEvent::Up) => tracing::info!(target = %target.address, status, "target is up"),
+        Some(HealthEvent::Up) => tracing::info!(address = %target.address, status, "target is up"),
         Some(HealthEvent::Down) => {
-            tracing::warn!(target = %target.address, status, detail = result.detail, "target is down");
+            tracing::warn!(address = %target.address, status, detail = result.detail, "target is down");
         }
         None => {}
     }
