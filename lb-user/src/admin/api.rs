@@ -166,6 +166,8 @@ fn unescape(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[track_caller]
@@ -213,6 +215,16 @@ mod tests {
         check("GET /api/v1/connections?service=%zz", Err((400, "percent")));
         check("GET /api/v1/connections?service=%ff", Err((400, "UTF-8")));
         check("GET /api/v1/connections?service=%+5", Err((400, "percent")));
+    }
+
+    proptest! {
+        /// Whatever is sent is answered, and whatever is named comes through unchanged.
+        #[test]
+        fn no_request_panics(path in "\\PC{0,40}", query in "[a-z%+=&0-9é]{0,40}", name: String) {
+            let _answer = route(&Method::GET, &path, Some(&query));
+            let _answer = route(&Method::GET, "/api/v1/connections", Some(&query));
+            prop_assert_eq!(unescape(&escape(&name)), Ok(name));
+        }
     }
 
     #[test]

@@ -14,16 +14,17 @@ use crate::model::Director;
 pub(super) fn check(file: &Path) -> anyhow::Result<()> {
     let loaded = load(file, &host_name())?;
     for warning in &loaded.warnings {
-        eprintln!("warning: {warning}");
+        output::complain(&format!("warning: {warning}"));
     }
     match examine(&loaded.director) {
         Ok(findings) => {
             for finding in findings {
-                eprintln!("warning: {}", finding.message);
+                output::complain(&format!("warning: {}", finding.message));
             }
         }
         Err(error) => {
-            eprintln!("warning: this host was not examined: {}", output::describe(&error));
+            let why = output::describe(&error);
+            output::complain(&format!("warning: this host was not examined: {why}"));
         }
     }
     output::print(summary(file, &loaded.director).as_bytes())
@@ -35,7 +36,7 @@ pub(super) fn load(file: &Path, host_name: &str) -> anyhow::Result<Loaded> {
     let text = std::fs::read_to_string(file).with_context(|| format!("read {name}"))?;
     config::load(&name, &text, host_name).map_err(|errors| {
         for error in &errors {
-            eprintln!("{error}");
+            output::complain(&error.to_string());
         }
         let plural = if errors.len() == 1 { "" } else { "s" };
         anyhow::anyhow!("{name}: {} error{plural}", errors.len())

@@ -41,7 +41,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lb: {}", output::describe(&error));
+            output::complain(&format!("lb: {}", output::describe(&error)));
             ExitCode::FAILURE
         }
     }

@@ -12,6 +12,11 @@ pub(super) fn print(text: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Writes a line to stderr. Nobody is left to tell when that fails.
+pub(super) fn complain(line: &str) {
+    let _unread = writeln!(io::stderr(), "{line}");
+}
+
 /// Whether an error only means that nobody reads any more.
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let found = error.downcast_ref::<io::Error>();

@@ -5,7 +5,7 @@
 //! Must not know: what the controller does.
 
 use crate::cli::args::Run;
-use crate::cli::{check, log, runtime};
+use crate::cli::{check, log, output, runtime};
 use crate::controller::preflight::Severity;
 use crate::controller::{self, Start};
 
@@ -18,7 +18,7 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
         match finding.severity {
             Severity::Refuse => {
                 refused += 1;
-                eprintln!("{}", finding.message);
+                output::complain(&finding.message);
             }
             Severity::Warn => warnings.push(finding.message),
         }

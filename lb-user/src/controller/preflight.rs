@@ -161,7 +161,7 @@ fn lacking(capabilities: u64) -> Vec<&'static str> {
     let has = |bit: u32| capabilities & (1 << bit) != 0;
     NEEDED
         .iter()
-        .filter(|(bit, _)| !has(*bit) && !(*bit >= CAP_PERFMON && has(CAP_SYS_ADMIN)))
+        .filter(|(bit, _)| !(has(*bit) || *bit >= CAP_PERFMON && has(CAP_SYS_ADMIN)))
         .map(|(_, name)| *name)
         .collect()
 }
