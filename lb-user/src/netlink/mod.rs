@@ -7,6 +7,9 @@
 //! MAC addresses of a frame; [`Netlink::resolve`] feeds it. [`sysctl`] sets what forwarding needs
 //! and restores it.
 //!
+//! Managed neighbours go with their link: the kernel flushes them when it goes down or loses its
+//! carrier. Whoever wants one asks for it again when an event says that it is gone.
+//!
 //! What this module adds carries the protocol number [`OWNER`] (`ip -d address`,
 //! `ip neigh show` print it as `proto 108`), so that a later daemon or `lb detach` finds it.
 //! Everything acts in the network namespace of the thread that opened it.

@@ -41,6 +41,11 @@ impl Neighbour {
             NeighbourState::Unresolved | NeighbourState::Failed => None,
         }
     }
+
+    /// Whether the kernel gave the entry up: it was removed, or failed without being managed.
+    pub fn is_gone(&self) -> bool {
+        self.state == NeighbourState::Failed && !self.managed
+    }
 }
 
 /// The kernel's NUD states as far as sending tells them apart.
@@ -83,7 +88,10 @@ impl Netlink {
         }
     }
 
-    /// Makes the kernel resolve the neighbour now and keep it resolved. An entry that the operator
+    /// Makes the kernel resolve the neighbour now and keep it resolved, until the interface goes
+    /// down or loses its carrier: then the kernel forgets even managed neighbours and does not
+    /// restore them. Call this again on an event whose [`Neighbour::is_gone`] holds, and for all
+    /// when a link comes back. An entry that the operator
     /// made permanent is left alone: it is usable as it is.
     pub async fn manage_neighbour(
         &self,

@@ -146,8 +146,9 @@ fn a_next_hop_is_resolved_by_a_managed_neighbour_and_events_say_so() {
             let found = netlink.resolve(&links, absent).await.expect("asked");
             assert_eq!(found.next_hop, Err(Unresolved::NeighbourUnresolved));
             assert_eq!(netlink.owned_neighbours().await.expect("owned").len(), 3);
+            // Dropped by a failure too, so that the peer always ends.
+            drop(to_peer);
         });
-        to_peer.send(()).expect("the peer waits");
     });
 }
 
@@ -166,7 +167,8 @@ async fn serve_as_peer(
         netlink.add_address(own).await.expect("added");
     }
     netlink.up(far).await;
-    done.recv().expect("the test ends");
+    // The sender's end is the test's.
+    let _ended = done.recv();
 }
 
 async fn resolves(
@@ -190,6 +192,12 @@ async fn resolves(
                 {
                     return changed;
                 }
+                // The kernel forgot it with the carrier, which comes and goes while the peer starts.
+                NetlinkEvent::NeighbourChanged(gone)
+                    if gone.address == server && gone.is_gone() =>
+                {
+                    netlink.manage_neighbour(near, server).await.expect("managed again");
+                }
                 _ => {}
             }
         }
@@ -201,6 +209,39 @@ async fn resolves(
     let hop = found.next_hop.expect("resolved");
     assert_eq!((hop.ifindex, Some(hop.dmac), hop.vlan), (near, changed.mac, None));
     assert_eq!(Some(hop.smac), links.get(near).expect("near").mac);
+}
+
+#[test]
+fn a_managed_neighbour_is_gone_after_a_loss_of_carrier_and_can_be_managed_again() {
+    in_namespace(async || {
+        let netlink = Netlink::open().expect("netlink");
+        let (near, far) = netlink.veth("near", "far").await;
+        netlink.add_address(address(near, "10.0.0.1", 24)).await.expect("added");
+        let (sender, mut events) = mpsc::channel::<NetlinkEvent>(64);
+        events::spawn(sender).expect("events");
+        let server = IpAddr::from([10, 0, 0, 9]);
+        assert_eq!(netlink.manage_neighbour(near, server).await.expect("managed"), Ownership::Ours);
+        let down = LinkUnspec::new_with_index(far).down().build();
+        netlink.handle.link().change(down).execute().await.expect("down");
+        let gone = async {
+            while let Some(event) = events.recv().await {
+                if matches!(event, NetlinkEvent::NeighbourChanged(gone)
+                    if gone.address == server && gone.is_gone())
+                {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), gone).await.expect("told in time");
+        assert_eq!(netlink.neighbour(near, server).await.expect("asked"), None);
+        netlink.up(far).await;
+        eventually("managed again", async || {
+            netlink.manage_neighbour(near, server).await.expect("managed");
+            let entry = netlink.neighbour(near, server).await.expect("asked")?;
+            (entry.managed && entry.ours).then_some(())
+        })
+        .await;
+    });
 }
 
 #[test]
