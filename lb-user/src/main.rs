@@ -1,2 +1,5 @@
 //! The `lb` binary.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    lb_user::cli::main()
+}

@@ -1,0 +1,324 @@
+//! What can be said on the command line.
+//!
+//! Commands of the contract that are not built yet are recognised and take any arguments.
+//!
+//! Must not know: how a command is done.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::model::Admin;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lb",
+    version,
+    about = "A load balancer: XDP forwarding, health checks, one YAML file"
+)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground
+    Run(Run),
+    /// Validate a configuration file and look for what this host lacks
+    Check(Check),
+    /// Apply the daemon's configuration file as a difference
+    Reload(Daemon),
+    /// Show services and real servers
+    Status(Status),
+    /// Show packets, bytes and connections
+    Stats(Stats),
+    /// Show the connection table
+    Connections(Connections),
+    /// Remove what a daemon that is gone left on this host
+    Detach(Detach),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Upgrade(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Plan(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Explain(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Drain(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Enable(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Disable(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Weight(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Add(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Remove(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Capture(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    ReopenLogs(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Vrrp(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Bans(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Ban(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Unban(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Top(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Doctor(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    RealServer(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Import(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Schema(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Completions(Rest),
+    /// Not supported yet.
+    #[command(hide = true)]
+    Man(Rest),
+}
+
+impl Command {
+    /// Its name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Run(_) => "run",
+            Self::Check(_) => "check",
+            Self::Reload(_) => "reload",
+            Self::Status(_) => "status",
+            Self::Stats(_) => "stats",
+            Self::Connections(_) => "connections",
+            Self::Detach(_) => "detach",
+            Self::Upgrade(_) => "upgrade",
+            Self::Plan(_) => "plan",
+            Self::Explain(_) => "explain",
+            Self::Drain(_) => "drain",
+            Self::Enable(_) => "enable",
+            Self::Disable(_) => "disable",
+            Self::Weight(_) => "weight",
+            Self::Add(_) => "add",
+            Self::Remove(_) => "remove",
+            Self::Capture(_) => "capture",
+            Self::ReopenLogs(_) => "reopen-logs",
+            Self::Vrrp(_) => "vrrp",
+            Self::Bans(_) => "bans",
+            Self::Ban(_) => "ban",
+            Self::Unban(_) => "unban",
+            Self::Top(_) => "top",
+            Self::Doctor(_) => "doctor",
+            Self::RealServer(_) => "real-server",
+            Self::Import(_) => "import",
+            Self::Schema(_) => "schema",
+            Self::Completions(_) => "completions",
+            Self::Man(_) => "man",
+        }
+    }
+
+    /// Whether it does anything yet.
+    pub fn is_supported(&self) -> bool {
+        matches!(
+            self,
+            Self::Run(_)
+                | Self::Check(_)
+                | Self::Reload(_)
+                | Self::Status(_)
+                | Self::Stats(_)
+                | Self::Connections(_)
+                | Self::Detach(_)
+        )
+    }
+}
+
+/// `lb run`.
+#[derive(Debug, ClapArgs)]
+pub struct Run {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// At stop, leave XDP, its maps and the addresses in place: packets go on being forwarded
+    #[arg(long)]
+    pub keep_dataplane: bool,
+    /// How long a stop waits for open connections
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub drain_timeout: Duration,
+}
+
+/// `lb check`.
+#[derive(Debug, ClapArgs)]
+pub struct Check {
+    /// The configuration file
+    pub file: PathBuf,
+    /// The other director's file (not supported yet)
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub peer: Option<PathBuf>,
+}
+
+/// Where the daemon is.
+#[derive(Debug, ClapArgs)]
+pub struct Daemon {
+    /// The daemon's socket [default: $LB_SOCKET, else /run/lb/admin.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print the JSON document
+    #[arg(long)]
+    pub json: bool,
+    /// Output format
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", value_enum)]
+    pub output: Option<Format>,
+}
+
+impl Daemon {
+    /// The socket to use.
+    pub fn socket(&self) -> PathBuf {
+        let given = self.socket.clone();
+        given
+            .or_else(|| {
+                std::env::var_os("LB_SOCKET").filter(|path| !path.is_empty()).map(Into::into)
+            })
+            .unwrap_or_else(|| Admin::default().socket)
+    }
+
+    /// Whether JSON is wanted.
+    pub fn wants_json(&self) -> bool {
+        self.json || self.output == Some(Format::Json)
+    }
+}
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For scripts.
+    Json,
+}
+
+/// `lb status`.
+#[derive(Debug, ClapArgs)]
+pub struct Status {
+    /// Only this virtual service
+    pub name: Option<String>,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// `lb stats`.
+#[derive(Debug, ClapArgs)]
+pub struct Stats {
+    /// Per second instead of in total
+    #[arg(long)]
+    pub rate: bool,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// `lb connections`.
+#[derive(Debug, ClapArgs)]
+pub struct Connections {
+    /// Only those of this virtual service
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = crate::admin::api::DEFAULT_LIMIT)]
+    pub limit: usize,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// `lb detach`.
+#[derive(Debug, ClapArgs)]
+pub struct Detach {
+    /// Where the daemon pinned its maps and links
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/lb")]
+    pub pin_path: PathBuf,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// Any arguments.
+#[derive(Debug, ClapArgs)]
+#[command(disable_help_flag = true)]
+pub struct Rest {
+    /// Not looked at.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<OsString>,
+}
+
+/// `100ms`, `5s`, `15m`, `1h`, as in the configuration file.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration like 500ms, 10s, 15m or 1h");
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let millis = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_in_the_file() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert_eq!(duration("2h"), Ok(Duration::from_secs(7200)));
+        for wrong in ["", "5", "s", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615h"]
+        {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn json_has_two_spellings() {
+        for line in
+            [["lb", "status", "--json", "--socket=/s"], ["lb", "status", "-ojson", "--socket=/s"]]
+        {
+            let Command::Status(status) = Args::parse_from(line).command else { panic!("status") };
+            assert!(status.daemon.wants_json());
+            assert_eq!(status.daemon.socket(), PathBuf::from("/s"));
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! From documents to text for people, in ipvsadm's layout.
+//!
+//! Pure: every function takes a document and gives the whole text.
+//!
+//! Must not know: sockets, terminals, where a document came from.
+
+mod connections;
+mod stats;
+mod status;
+mod table;
+
+pub use connections::connections;
+pub use stats::{fill_rates, stats};
+pub use status::status;
+
+use crate::controller::document::Reload;
+
+/// `lb reload`.
+pub fn reload(done: &Reload) -> String {
+    let mut text: String =
+        done.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    let line = match done.changes {
+        0 => "reloaded: nothing changed\n".to_owned(),
+        1 => "reloaded: 1 change\n".to_owned(),
+        changes => format!("reloaded: {changes} changes\n"),
+    };
+    text.push_str(&line);
+    text
+}
+
+/// `ip:port`, with brackets around an IPv6 address.
+fn endpoint(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_tells_its_warnings_first() {
+        let done = Reload { changes: 2, warnings: vec!["eth0 is down".into()] };
+        assert_eq!(reload(&done), "warning: eth0 is down\nreloaded: 2 changes\n");
+        assert_eq!(reload(&Reload::default()), "reloaded: nothing changed\n");
+    }
+}

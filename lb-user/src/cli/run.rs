@@ -1,0 +1,43 @@
+//! `lb run`: from the configuration file to a running controller.
+//!
+//! Nothing on the host is changed before the file is valid and the host has what it asks for.
+//!
+//! Must not know: what the controller does.
+
+use crate::cli::args::Run;
+use crate::cli::{check, log, output, runtime};
+use crate::controller::preflight::Severity;
+use crate::controller::{self, Start};
+
+pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
+    let host_name = check::host_name();
+    let loaded = check::load(&arguments.config, &host_name)?;
+    let mut warnings = loaded.warnings;
+    let mut refused = 0;
+    for finding in check::examine(&loaded.director)? {
+        match finding.severity {
+            Severity::Refuse => {
+                refused += 1;
+                output::complain(&finding.message);
+            }
+            Severity::Warn => warnings.push(finding.message),
+        }
+    }
+    if refused > 0 {
+        anyhow::bail!("{} cannot work on this host as it is", arguments.config.display());
+    }
+    let level = log::start(loaded.director.log)?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let start = Start {
+        config_path: arguments.config.clone(),
+        host_name,
+        director: loaded.director,
+        warnings,
+        keep_dataplane: arguments.keep_dataplane,
+        drain_timeout: arguments.drain_timeout,
+        set_log_level: Box::new(move |wanted| level.set(wanted)),
+    };
+    runtime()?.block_on(controller::run(start))
+}

@@ -1,0 +1,285 @@
+//! The documents that the admin API answers with: their keys are the product's contract.
+//!
+//! The controller fills them, `admin` turns them into JSON and the command line reads them back.
+//! Keys may be added, never renamed or removed; a reader takes a missing key as its default, so a
+//! newer `lb status` can read an older daemon.
+//!
+//! Must not know: HTTP, how a document is shown, BPF.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// `lb status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Name of the node.
+    pub node: String,
+    /// Version of the daemon.
+    pub version: String,
+    /// The XDP plane; with an empty mode when there is none.
+    pub dataplane: Dataplane,
+    /// L4 services in file order.
+    pub virtual_services: Vec<VirtualService>,
+    /// VRRP instances.
+    pub vrrp: Vec<serde_json::Value>,
+    /// L7 frontends.
+    pub frontends: Vec<serde_json::Value>,
+    /// L7 backends.
+    pub backends: Vec<serde_json::Value>,
+}
+
+/// The XDP plane in [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dataplane {
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Interfaces that XDP is attached to.
+    pub interfaces: Vec<String>,
+    /// Fill of the connection table.
+    pub connections: Capacity,
+    /// What is not as it should be, in words.
+    pub warnings: Vec<String>,
+}
+
+/// How full a table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Capacity {
+    /// Entries in use.
+    pub used: u64,
+    /// Entries that fit.
+    pub capacity: u64,
+}
+
+/// An L4 service in [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VirtualService {
+    /// Its name.
+    pub name: String,
+    /// `ip:port/proto` each.
+    pub listen: Vec<String>,
+    /// ipvsadm's name of the scheduler.
+    pub scheduler: String,
+    /// `dr`, `nat`, `fullnat` or `tunnel`.
+    pub forwarding: String,
+    /// `up` while a real server takes new connections, else `down`.
+    pub state: String,
+    /// Connections since it was added.
+    pub connections: u64,
+    /// In file order.
+    pub real_servers: Vec<RealServer>,
+}
+
+/// A real server in [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RealServer {
+    /// Its address.
+    pub address: String,
+    /// Its port.
+    pub port: u16,
+    /// Weight of the configuration.
+    pub weight: u32,
+    /// Weight after health and admin state.
+    pub effective_weight: u32,
+    /// `up`, `down`, `drain`, `disabled` or `unchecked`.
+    pub state: String,
+    /// Connections that IPVS counts as active.
+    pub active_connections: u64,
+    /// The others.
+    pub inactive_connections: u64,
+    /// Connections since it was added.
+    pub connections: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Packets to clients, where the data plane sees them.
+    pub packets_out: u64,
+    /// Bytes to clients, where the data plane sees them.
+    pub bytes_out: u64,
+    /// The last probe; `None` when it is not checked.
+    pub check: Option<Check>,
+}
+
+/// The last probe of a real server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Check {
+    /// HAProxy's name of the result: L4OK, L4CON, L4TOUT, INI.
+    pub status: String,
+    /// Status code of the protocol, where it has one.
+    pub code: Option<u16>,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Why.
+    pub detail: String,
+}
+
+/// `lb stats`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stats {
+    /// L4 services in file order.
+    pub services: Vec<ServiceStats>,
+    /// Dropped packets by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// Packets given to the stack, by reason.
+    pub passes: BTreeMap<String, u64>,
+    /// Differences that recounting the connection table found; 0 is right.
+    pub drift: u64,
+}
+
+/// Counters of a service or a real server; they only grow while it exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Counters {
+    /// Connections.
+    pub connections: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Packets to clients, where the data plane sees them.
+    pub packets_out: u64,
+    /// Bytes from clients.
+    pub bytes_in: u64,
+    /// Bytes to clients, where the data plane sees them.
+    pub bytes_out: u64,
+}
+
+/// A service in [`Stats`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceStats {
+    /// Its name.
+    pub name: String,
+    /// Totals over its real servers.
+    #[serde(flatten)]
+    pub counters: Counters,
+    /// The counters' names with their change per second; empty when the daemon keeps none.
+    pub rates: BTreeMap<String, f64>,
+    /// In file order.
+    pub real_servers: Vec<RealServerStats>,
+}
+
+/// A real server in [`Stats`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RealServerStats {
+    /// Its address.
+    pub address: String,
+    /// Its port.
+    pub port: u16,
+    /// Its counters.
+    #[serde(flatten)]
+    pub counters: Counters,
+    /// As in [`ServiceStats`].
+    pub rates: BTreeMap<String, f64>,
+}
+
+/// `lb connections`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connections {
+    /// At most as many as were asked for.
+    pub connections: Vec<Connection>,
+    /// How many there are.
+    pub total: u64,
+}
+
+/// One entry of the connection table.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connection {
+    /// Name of the service.
+    pub service: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// `ip:port`.
+    pub client: String,
+    /// `ip:port`.
+    #[serde(rename = "virtual")]
+    pub virtual_address: String,
+    /// `ip:port`.
+    pub real: String,
+    /// IPVS's name of the state.
+    pub state: String,
+    /// What is special about it.
+    pub flags: Vec<String>,
+    /// Seconds until it is forgotten.
+    pub expires_s: u64,
+}
+
+/// `lb reload` that was applied.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reload {
+    /// Changes that were made; 0 when the file asks for what is there.
+    pub changes: u64,
+    /// What the file asks for that deserves attention.
+    pub warnings: Vec<String>,
+}
+
+/// A request that was refused.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Error {
+    /// What is wrong, in one line.
+    pub error: String,
+    /// `FILE:LINE:COL: PATH: message` each, when a file is wrong.
+    pub errors: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_are_those_of_the_contract() {
+        let status = Status {
+            virtual_services: vec![VirtualService {
+                real_servers: vec![RealServer {
+                    check: Some(Check::default()),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let json = serde_json::to_string(&status).expect("JSON");
+        let expected = concat!(
+            r#"{"node":"","version":"","dataplane":{"mode":"","interfaces":[],"#,
+            r#""connections":{"used":0,"capacity":0},"warnings":[]},"#,
+            r#""virtual_services":[{"name":"","listen":[],"scheduler":"","forwarding":"","state":"","#,
+            r#""connections":0,"real_servers":[{"address":"","port":0,"weight":0,"#,
+            r#""effective_weight":0,"state":"","active_connections":0,"inactive_connections":0,"#,
+            r#""connections":0,"packets_in":0,"bytes_in":0,"packets_out":0,"bytes_out":0,"#,
+            r#""check":{"status":"","code":null,"duration_ms":0,"detail":""}}]}],"#,
+            r#""vrrp":[],"frontends":[],"backends":[]}"#,
+        );
+        assert_eq!(json, expected);
+        let stats = Stats { services: vec![ServiceStats::default()], ..Default::default() };
+        let json = serde_json::to_string(&stats).expect("JSON");
+        let expected = concat!(
+            r#"{"services":[{"name":"","connections":0,"packets_in":0,"packets_out":0,"#,
+            r#""bytes_in":0,"bytes_out":0,"rates":{},"real_servers":[]}],"#,
+            r#""drops":{},"passes":{},"drift":0}"#,
+        );
+        assert_eq!(json, expected);
+        let json = serde_json::to_string(&Connection::default()).expect("JSON");
+        let expected = concat!(
+            r#"{"service":"","protocol":"","client":"","virtual":"","real":"","state":"","#,
+            r#""flags":[],"expires_s":0}"#,
+        );
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn an_older_daemons_document_without_a_key_is_read() {
+        let status: Status = serde_json::from_str(r#"{"node":"lb01","news":1}"#).expect("read");
+        assert_eq!(status.node, "lb01");
+    }
+}

@@ -1,0 +1,270 @@
+//! What this host lacks for a configuration, before anything on it is changed.
+//!
+//! [`Host::examine`] looks, the pure [`check`] compares with what the configuration asks for.
+//! `lb check` prints every finding as a warning; `lb run` refuses to start with one that is
+//! [`Severity::Refuse`]. Each finding ends with what to do.
+//!
+//! Must not know: how findings are shown, YAML.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::model::{AttachMode, Dataplane, Director};
+use crate::netlink::{LinkTable, Netlink, NetlinkError};
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// It cannot work.
+    Refuse,
+    /// It works, but perhaps not as expected.
+    Warn,
+}
+
+/// One thing that this host lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What, where and what to do.
+    pub message: String,
+}
+
+/// What was found on this host.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Effective capabilities of this process, one bit each.
+    pub capabilities: u64,
+    /// The kernel loads XDP programs; `None` when this process may not try.
+    pub xdp: Option<bool>,
+    /// The pin path, or its nearest parent that exists, is on a bpffs.
+    pub bpffs: bool,
+    /// Interfaces of this network namespace.
+    pub links: LinkTable,
+}
+
+impl Host {
+    /// Looks at the host. Changes nothing. Needs a tokio runtime around it.
+    pub async fn examine(director: &Director) -> Result<Self, NetlinkError> {
+        let capabilities = effective_capabilities();
+        let may_try = lacking(capabilities).is_empty();
+        let xdp = may_try
+            .then(|| aya::sys::is_program_supported(aya::programs::ProgramType::Xdp).ok())
+            .flatten();
+        let bpffs = director.dataplane.as_ref().is_none_or(|plane| on_bpffs(&plane.pin_path));
+        let links = Netlink::open()?.links().await?;
+        Ok(Self { capabilities, xdp, bpffs, links })
+    }
+}
+
+/// Everything that this host lacks for this configuration.
+pub fn check(director: &Director, host: &Host) -> Vec<Finding> {
+    // A node without services for XDP needs nothing of this.
+    director.dataplane.as_ref().map(|plane| check_dataplane(plane, host)).unwrap_or_default()
+}
+
+fn check_dataplane(plane: &Dataplane, host: &Host) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut refuse =
+        |message: String| findings.push(Finding { severity: Severity::Refuse, message });
+    let lacking = lacking(host.capabilities);
+    if !lacking.is_empty() {
+        refuse(format!(
+            "this process lacks {}: run it as root, or grant them (systemd: AmbientCapabilities=)",
+            lacking.join(", ")
+        ));
+    }
+    if host.xdp == Some(false) {
+        refuse(
+            "the kernel does not load XDP programs: it needs CONFIG_BPF_SYSCALL=y and a lockdown \
+             mode that allows BPF (/sys/kernel/security/lockdown)"
+                .to_owned(),
+        );
+    }
+    if !host.bpffs {
+        let path = plane.pin_path.display();
+        refuse(format!(
+            "dataplane.pin_path: {path} is not on a BPF file system: `mount -t bpf bpf \
+             /sys/fs/bpf`, or choose a path below a mounted one"
+        ));
+    }
+    let mut named: Vec<(&str, &str)> = Vec::new();
+    named.extend(plane.interfaces.iter().map(|name| ("dataplane.interfaces", name.as_str())));
+    let of_addresses = plane.addresses.iter().map(|address| address.interface.as_str());
+    named.extend(of_addresses.map(|name| ("dataplane.addresses", name)));
+    named.dedup();
+    for (key, name) in named {
+        if host.links.by_name(name).is_none() {
+            let present: Vec<&str> = host.links.iter().map(|link| link.name.as_str()).collect();
+            refuse(format!(
+                "{key}: there is no interface {name}: this host has {}",
+                present.join(", ")
+            ));
+        }
+    }
+    findings.extend(plane.interfaces.iter().filter_map(|name| check_link(plane, host, name)));
+    findings
+}
+
+fn check_link(plane: &Dataplane, host: &Host, name: &str) -> Option<Finding> {
+    let link = host.links.by_name(name)?;
+    let message = if !link.up {
+        format!("dataplane.interfaces: {name} is down: `ip link set {name} up`")
+    } else if !link.running {
+        format!("dataplane.interfaces: {name} has no carrier: check its cable and its peer")
+    } else if link.mtu > LARGE_MTU && plane.mode != AttachMode::Generic {
+        format!(
+            "dataplane.interfaces: {name} has MTU {}: many drivers take native XDP only up to \
+             about {LARGE_MTU}: `ip link set {name} mtu 1500`, or `mode: generic`",
+            link.mtu
+        )
+    } else {
+        return None;
+    };
+    Some(Finding { severity: Severity::Warn, message })
+}
+
+/// Creates the pin path's directories on their bpffs.
+pub fn create_pin_path(path: &Path) -> io::Result<()> {
+    if !on_bpffs(path) {
+        return Err(io::Error::other(format!(
+            "{} is not on a BPF file system: `mount -t bpf bpf /sys/fs/bpf`",
+            path.display()
+        )));
+    }
+    std::fs::create_dir_all(path).map_err(|error| {
+        io::Error::new(error.kind(), format!("create {}: {error}", path.display()))
+    })
+}
+
+/// Whether a path, or its nearest parent that exists, is on a bpffs.
+pub fn on_bpffs(path: &Path) -> bool {
+    let mut nearest = PathBuf::from(path);
+    while !nearest.exists() {
+        if !nearest.pop() {
+            return false;
+        }
+    }
+    statfs(&nearest).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
+}
+
+fn effective_capabilities() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Names of needed capabilities that are not there. CAP_SYS_ADMIN contains BPF and PERFMON.
+fn lacking(capabilities: u64) -> Vec<&'static str> {
+    let has = |bit: u32| capabilities & (1 << bit) != 0;
+    NEEDED
+        .iter()
+        .filter(|(bit, _)| !(has(*bit) || *bit >= CAP_PERFMON && has(CAP_SYS_ADMIN)))
+        .map(|(_, name)| *name)
+        .collect()
+}
+
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
+/// Bits of linux/capability.h.
+const NEEDED: [(u32, &str); 3] =
+    [(12, "CAP_NET_ADMIN"), (CAP_PERFMON, "CAP_PERFMON"), (39, "CAP_BPF")];
+/// One page less XDP's headroom and the skb's tail room, as veth and many drivers have it.
+const LARGE_MTU: u32 = 3_498;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Admin, Log, Replies, Timeouts};
+    use crate::netlink::{Link, LinkKind};
+
+    fn director() -> Director {
+        let dataplane = Dataplane {
+            interfaces: vec!["eth0".into()],
+            mode: AttachMode::Auto,
+            pin_path: "/sys/fs/bpf/lb".into(),
+            connections: 1000,
+            timeouts: Timeouts::default(),
+            new_connections_per_second: 0,
+            replies: Replies::LastHop,
+            addresses: Vec::new(),
+        };
+        Director {
+            node: "lb01".into(),
+            dataplane: Some(dataplane),
+            virtual_services: Vec::new(),
+            admin: Admin::default(),
+            log: Log::default(),
+        }
+    }
+
+    fn host() -> Host {
+        let eth0 = Link {
+            index: 2,
+            name: "eth0".into(),
+            mac: Some([2, 0, 0, 0, 0, 1]),
+            up: true,
+            running: true,
+            mtu: 1500,
+            kind: LinkKind::Plain,
+        };
+        let links = [eth0].into_iter().collect();
+        Host { capabilities: u64::MAX, xdp: Some(true), bpffs: true, links }
+    }
+
+    #[track_caller]
+    fn finds(director: &Director, host: &Host, severity: Severity, text: &str) {
+        let findings = check(director, host);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].severity, severity, "{findings:?}");
+        assert!(findings[0].message.contains(text), "{findings:?}");
+    }
+
+    #[test]
+    fn a_host_that_has_everything_is_silent() {
+        assert_eq!(check(&director(), &host()), []);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_remedy() {
+        let refuse = Severity::Refuse;
+        let user = Host { capabilities: 0, xdp: None, ..host() };
+        finds(&director(), &user, refuse, "lacks CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF: run it as");
+        let admin = Host { capabilities: 1 << CAP_SYS_ADMIN, ..host() };
+        finds(&director(), &admin, refuse, "lacks CAP_NET_ADMIN: run");
+        let unmounted = Host { bpffs: false, ..host() };
+        finds(&director(), &unmounted, refuse, "mount -t bpf");
+        let old = Host { xdp: Some(false), ..host() };
+        finds(&director(), &old, refuse, "CONFIG_BPF_SYSCALL");
+        let bare = Host { links: LinkTable::default(), ..host() };
+        finds(&director(), &bare, refuse, "there is no interface eth0");
+    }
+
+    #[test]
+    fn what_works_badly_is_a_warning() {
+        let with = |change: fn(&mut Link)| {
+            let mut link = host().links.by_name("eth0").expect("eth0").clone();
+            change(&mut link);
+            Host { links: [link].into_iter().collect(), ..host() }
+        };
+        let warn = Severity::Warn;
+        finds(&director(), &with(|link| link.mtu = 9000), warn, "MTU 9000");
+        finds(&director(), &with(|link| link.up = false), warn, "ip link set eth0 up");
+        finds(&director(), &with(|link| link.running = false), warn, "no carrier");
+    }
+
+    #[test]
+    fn a_node_without_a_dataplane_needs_nothing() {
+        let director = Director { dataplane: None, ..director() };
+        let bare = Host { capabilities: 0, xdp: None, bpffs: false, links: LinkTable::default() };
+        assert_eq!(check(&director, &bare), []);
+    }
+
+    #[test]
+    fn an_ordinary_directory_is_no_bpffs() {
+        assert!(!on_bpffs(&std::env::temp_dir().join("lb/v1")));
+        assert!(create_pin_path(&std::env::temp_dir().join("lb/v1")).is_err());
+    }
+}
