@@ -231,6 +231,12 @@ pub struct ConnEntry<K: ConnKey> {
     pub other: K,
 }
 
+impl<K: ConnKey> ConnEntry<K> {
+    /// The entry whose bytes are all zero.
+    pub const ZERO: Self =
+        Self { word: 0, seen: 0, last_hop: Link::zeroed(), service: 0, pad: 0, other: K::ZERO };
+}
+
 /// An IPv4 entry.
 pub type ConnEntry4 = ConnEntry<ConnKey4>;
 /// An IPv6 entry.

@@ -129,7 +129,11 @@ fn refused<K: Table>(service: &ServiceEntry, packet: &Packet<K>, errno: i32) -> 
 
 /// Forwarding without an entry.
 #[inline(always)]
-fn fallback<K: Table>(service: &ServiceEntry, packet: &Packet<K>, counter: Counter) -> Result<u32, u32> {
+fn fallback<K: Table>(
+    service: &ServiceEntry,
+    packet: &Packet<K>,
+    counter: Counter,
+) -> Result<u32, u32> {
     match schedule::by_hash(service, &packet.key, 0) {
         Some(index) => {
             stats::count(counter);

@@ -181,21 +181,15 @@ fn advance(target: *mut u64, mut word: Word, direction: Direction, tcp_flags: u8
 fn count(index: u32, active: bool, by: u64) {
     if let Some(counts) = maps::CONN_COUNTS.get_ptr_mut(index) {
         // SAFETY: an array element.
-        let field = unsafe {
-            if active { &raw mut (*counts).active } else { &raw mut (*counts).inactive }
-        };
+        let field =
+            unsafe { if active { &raw mut (*counts).active } else { &raw mut (*counts).inactive } };
         atomic::add(field, by);
     }
 }
 
 /// A reply: the forward half is asked only when the state may change or a second has passed.
 #[inline(always)]
-fn follow_reply<K: Table>(
-    entry: *mut ConnEntry<K>,
-    word: Word,
-    tcp_flags: u8,
-    now: u64,
-) -> bool {
+fn follow_reply<K: Table>(entry: *mut ConnEntry<K>, word: Word, tcp_flags: u8, now: u64) -> bool {
     // SAFETY: a value of the table.
     let age = now.wrapping_sub(unsafe { (*entry).seen });
     let second = maps::CONFIG.get(0).map_or(1, |config| config.hz);
@@ -322,7 +316,8 @@ fn bury<K: Table>(key: &K, target: *mut u64, word: Word) {
     if key.delete().is_err() {
         let flags = word.raw() & REPLY;
         let dead = word.with_flags(flags | DEAD);
-        let _ = atomic::compare_exchange(target, dead.raw(), word.with_flags(flags | ABANDONED).raw());
+        let _ =
+            atomic::compare_exchange(target, dead.raw(), word.with_flags(flags | ABANDONED).raw());
         stats::count(Counter::DeleteRetries);
     }
 }
@@ -359,8 +354,7 @@ pub enum Refused {
 #[inline(never)]
 pub fn create<K: Table>(new: &New<'_, K>) -> Result<(), Refused> {
     let flags = if new.provisional { PROVISIONAL } else { 0 };
-    let word =
-        Word::new(next_sequence(), new.server.generation, new.index, new.state, flags);
+    let word = Word::new(next_sequence(), new.server.generation, new.index, new.state, flags);
     let mut entry = ConnEntry {
         word: word.with_flags(REPLY).raw(),
         seen: new.now,

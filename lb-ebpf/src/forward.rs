@@ -8,9 +8,7 @@ use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head};
 use lb_common::conn::ConnEntry;
 use lb_common::pod;
 use lb_common::rewrite::{self, End, Unfit};
-use lb_common::service::{
-    CONFIG_REPLY_ROUTE, INTERFACE_DOWN, METHOD_NAT, RS_NEXT_HOP, RealServer,
-};
+use lb_common::service::{CONFIG_REPLY_ROUTE, INTERFACE_DOWN, METHOD_NAT, RS_NEXT_HOP, RealServer};
 use lb_common::verdict::Counter;
 use lb_common::wire::{Be16, Buf, Link, Macs, Packet, TAGS_PROVIDER, Tags};
 

@@ -21,12 +21,7 @@ const NO_NEIGHBOUR: i64 = 7;
 
 /// Finds the link towards `destination`. 0 when `link` was filled, else the verdict.
 #[inline(never)]
-pub fn ask<K: ConnKey>(
-    ctx: *mut xdp_md,
-    key: &K,
-    destination: &Address,
-    link: &mut Link,
-) -> u32 {
+pub fn ask<K: ConnKey>(ctx: *mut xdp_md, key: &K, destination: &Address, link: &mut Link) -> u32 {
     stats::count(Counter::RouteLookups);
     // SAFETY: the kernel's own struct; all zero is a valid value of it.
     let mut params: FibLookup = unsafe { core::mem::zeroed() };
@@ -43,9 +38,8 @@ pub fn ask<K: ConnKey>(
         params.__bindgen_anon_4.ipv6_dst = words(destination);
     }
     // SAFETY: context and parameters are valid for the call.
-    let found = unsafe {
-        bpf_fib_lookup(ctx.cast(), &raw mut params, size_of::<FibLookup>() as i32, 0)
-    };
+    let found =
+        unsafe { bpf_fib_lookup(ctx.cast(), &raw mut params, size_of::<FibLookup>() as i32, 0) };
     if found == 0 {
         link.peer_mac = params.dmac;
         link.our_mac = params.smac;

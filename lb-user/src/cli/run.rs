@@ -12,7 +12,7 @@ use crate::controller::{self, Start};
 pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
     let host_name = check::host_name();
     let loaded = check::load(&arguments.config, &host_name)?;
-    let mut warnings = loaded.warnings;
+    let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     let mut refused = 0;
     for finding in check::examine(&loaded.director)? {
         match finding.severity {

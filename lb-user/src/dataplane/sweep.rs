@@ -23,7 +23,6 @@ use crate::plan::sweep::{Counted, Recount, Verdict, judge};
 const CHUNK: usize = 4096;
 
 /// What a sweep works on.
-#[derive(Debug)]
 pub struct Sweeper {
     conn4: OwnedFd,
     conn6: OwnedFd,
@@ -34,7 +33,6 @@ pub struct Sweeper {
 }
 
 /// The small maps that decide whether an entry is over, by their pins.
-#[derive(Debug)]
 struct View {
     real_servers: aya::maps::Array<aya::maps::MapData, lb_common::service::RealServer>,
     timeouts: aya::maps::Array<aya::maps::MapData, lb_common::conn::Timeouts>,
@@ -160,7 +158,8 @@ impl Pass<'_> {
         if word.has(ABANDONED) {
             return Ok(true);
         }
-        let verdict = judge(word, entry.seen, now, server.generation, &server.timeouts, self.clock.hz());
+        let verdict =
+            judge(word, entry.seen, now, server.generation, &server.timeouts, self.clock.hz());
         if !word.has(REPLY) {
             self.report.connections += 1;
             server.counted.add(word.state().is_active(), verdict);
@@ -242,6 +241,5 @@ fn propose<K: ConnKey>(program: BorrowedFd<'_>, family: u32, keys: &[K]) -> anyh
 
 fn thread_cpu_time() -> Duration {
     use nix::time::{ClockId, clock_gettime};
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
-        .map_or(Duration::ZERO, |t| Duration::from(t))
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, |t| Duration::from(t))
 }

@@ -173,9 +173,9 @@ fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
 
 /// Whether another mode may work where this one was refused.
 fn is_mode_refused(error: &anyhow::Error) -> bool {
-    let found = error.chain().find_map(|e| {
-        e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error)
-    });
+    let found = error
+        .chain()
+        .find_map(|e| e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
     matches!(found, Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | libc::E2BIG))
 }
 

@@ -44,7 +44,7 @@ impl Dataplane {
             program.load().with_context(|| format!("load the XDP program {name}"))?;
         }
         fill_stages(&mut ebpf)?;
-        let mut tables = Tables::take(&mut ebpf)?;
+        let tables = Tables::take(&mut ebpf)?;
         let clock_program = program_fd(&ebpf, abi::PROGRAM_CLOCK)?;
         let clock = Clock::calibrate(|| {
             beat(clock_program.as_fd())?;
@@ -121,10 +121,11 @@ fn load_object(directory: &Path, options: &Options, adopted: bool) -> anyhow::Re
 
 /// Turns the errors that an operator meets into what to do about them.
 fn explain(error: aya::EbpfError) -> anyhow::Error {
-    let os_error = std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |e| {
-        e.source()
-    })
-    .find_map(|e| e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
+    let os_error =
+        std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |e| e.source())
+            .find_map(|e| {
+                e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error)
+            });
     let hint = match os_error {
         Some(libc::EPERM | libc::EACCES) => {
             "no permission: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"

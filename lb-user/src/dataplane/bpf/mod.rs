@@ -26,7 +26,6 @@ pub use pins::{Lock, remove};
 pub use tables::{Contents, Tables};
 
 /// The data plane of one pin path, locked against other daemons.
-#[derive(Debug)]
 pub struct Dataplane {
     ebpf: Ebpf,
     tables: Tables,

@@ -36,8 +36,8 @@ pub(super) fn lock(pin_path: &Path) -> anyhow::Result<Lock> {
     }
     fs::create_dir_all(pin_path)
         .with_context(|| format!("make the pin path {}", pin_path.display()))?;
-    let directory =
-        File::open(pin_path).with_context(|| format!("open the pin path {}", pin_path.display()))?;
+    let directory = File::open(pin_path)
+        .with_context(|| format!("open the pin path {}", pin_path.display()))?;
     match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
         Ok(directory) => Ok(Lock { _directory: directory }),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(

@@ -135,7 +135,8 @@ unsafe fn call<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_lon
             return Ok(result);
         }
         let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted && error.raw_os_error() != Some(libc::EAGAIN) {
+        if error.kind() != io::ErrorKind::Interrupted && error.raw_os_error() != Some(libc::EAGAIN)
+        {
             return Err(error);
         }
     }

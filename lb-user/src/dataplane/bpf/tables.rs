@@ -22,7 +22,6 @@ use super::sys;
 use crate::plan::MapOp;
 
 /// Open maps. The connection tables are read by `sweep` and `listing` through descriptors.
-#[derive(Debug)]
 pub struct Tables {
     services: HashMap<MapData, ServiceKey, ServiceEntry>,
     real_servers: Array<MapData, RealServer>,
@@ -281,7 +280,7 @@ fn connection_map(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<MapData> {
 }
 
 /// The sum of two counts.
-pub fn add(a: &Traffic, b: &Traffic) -> Traffic {
+pub(crate) fn add(a: &Traffic, b: &Traffic) -> Traffic {
     Traffic {
         connections: a.connections + b.connections,
         packets_in: a.packets_in + b.packets_in,
