@@ -4,6 +4,9 @@
 //!
 //! Must not know: what the controller does.
 
+use tokio::sync::mpsc;
+
+use crate::admin::Server;
 use crate::cli::args::Run;
 use crate::cli::{check, log, output, runtime};
 use crate::controller::preflight::Severity;
@@ -39,5 +42,14 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
         drain_timeout: arguments.drain_timeout,
         set_log_level: Box::new(move |wanted| level.set(wanted)),
     };
-    runtime()?.block_on(controller::run(start))
+    runtime()?.block_on(async {
+        let server = Server::bind(&start.director.admin.socket)?;
+        let (events, queue) = mpsc::channel(controller::QUEUE);
+        let serving = tokio::spawn(server.run(events.clone()));
+        let result = controller::run(start, events, queue).await;
+        serving.abort();
+        // The socket's file goes with the server.
+        let _aborted = serving.await;
+        result
+    })
 }

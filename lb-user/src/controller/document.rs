@@ -128,8 +128,10 @@ pub struct Stats {
     pub services: Vec<ServiceStats>,
     /// Dropped packets by reason.
     pub drops: BTreeMap<String, u64>,
-    /// Packets given to the stack, by reason.
-    pub passes: BTreeMap<String, u64>,
+    /// Packets that were forwarded without an entry for their connection, by reason.
+    pub without_entry: BTreeMap<String, u64>,
+    /// What else the data plane counts.
+    pub notes: BTreeMap<String, u64>,
     /// Differences that recounting the connection table found; 0 is right.
     pub drift: u64,
 }
@@ -266,7 +268,7 @@ mod tests {
         let expected = concat!(
             r#"{"services":[{"name":"","connections":0,"packets_in":0,"packets_out":0,"#,
             r#""bytes_in":0,"bytes_out":0,"rates":{},"real_servers":[]}],"#,
-            r#""drops":{},"passes":{},"drift":0}"#,
+            r#""drops":{},"without_entry":{},"notes":{},"drift":0}"#,
         );
         assert_eq!(json, expected);
         let json = serde_json::to_string(&Connection::default()).expect("JSON");

@@ -1,32 +1,45 @@
 //! Everything that can happen to the controller, in one queue.
 //!
-//! Sources hold a clone of one bounded `mpsc::Sender<Event>`: `health::Runner` and
-//! `netlink::events` send through the `From` implementations here, `admin::Server` sends requests,
-//! [`crate::controller::signals`] the signals, and the sweep its reports. A full queue makes the
-//! sources wait.
+//! Sources hold a clone of one bounded `mpsc::Sender<Event>`: `health::Runner` sends through the
+//! `From` implementation here, `admin::Server` sends requests, [`crate::controller::signals`] the
+//! signals, [`crate::controller::routes`] the next hops, and the sweep its reports. A full queue
+//! makes the sources wait.
 //!
 //! Must not know: what is done about an event.
 
+use std::collections::BTreeSet;
+
+use crate::config::Loaded;
 use crate::controller::request::Request;
+use crate::controller::routes::Routes;
+use crate::dataplane::sweep;
 use crate::health::Report;
-use crate::netlink::NetlinkEvent;
+use crate::netlink::Address;
 
 /// One thing that happened.
 #[derive(Debug)]
 pub enum Event {
     /// A probe ended.
     Probe(Report),
-    /// The kernel's links, neighbours or routes changed.
-    Netlink(NetlinkEvent),
+    /// Links or next hops changed.
+    Routes(Routes),
     /// Somebody asks.
     Request(Request),
+    /// The configuration file was read again.
+    Loaded(LoadResult, Option<Request>),
+    /// Addresses were brought in line with the configuration.
+    Addresses(AddressResult),
     /// The process was signalled.
     Signal(Signal),
     /// A sweep over the connection table ended.
-    Sweep(SweepReport),
-    /// Time for what is done regularly: heartbeat, rates, the watchdog.
-    Tick,
+    Sweep(sweep::Report),
 }
+
+/// A configuration, or its errors line by line.
+pub type LoadResult = Result<Loaded, Vec<String>>;
+
+/// The addresses that this daemon owns, or why they are not what was asked for.
+pub type AddressResult = anyhow::Result<BTreeSet<Address>>;
 
 /// Signals by what they ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,26 +50,9 @@ pub enum Signal {
     Stop,
 }
 
-/// What one sweep over the whole connection table found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SweepReport {
-    /// Entries seen.
-    pub seen: u64,
-    /// Entries deleted past their deadline.
-    pub expired: u64,
-    /// Counters that differed from the recount.
-    pub drift: u64,
-}
-
 impl From<Report> for Event {
     fn from(report: Report) -> Self {
         Self::Probe(report)
-    }
-}
-
-impl From<NetlinkEvent> for Event {
-    fn from(event: NetlinkEvent) -> Self {
-        Self::Netlink(event)
     }
 }
 
@@ -69,11 +65,5 @@ impl From<Request> for Event {
 impl From<Signal> for Event {
     fn from(signal: Signal) -> Self {
         Self::Signal(signal)
-    }
-}
-
-impl From<SweepReport> for Event {
-    fn from(report: SweepReport) -> Self {
-        Self::Sweep(report)
     }
 }

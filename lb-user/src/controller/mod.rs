@@ -4,6 +4,8 @@
 //!
 //! - [`event`] is everything that can happen; [`signals`] and the sources below send it;
 //! - [`request`] is what `admin` asks, answered with [`document`]s;
+//! - `task` is the owner; `reload` starts it and follows the file; `wanted` says what the maps
+//!   should hold, `engine` makes them so, `routes` keeps next hops current, `report` documents;
 //! - [`effective`](mod@effective) is the one place where configured weight, health and admin state meet;
 //! - [`preflight`] says before the start what the host lacks;
 //! - [`notify`] tells systemd.
@@ -12,15 +14,24 @@
 
 pub mod document;
 pub mod effective;
+mod engine;
 pub mod event;
 pub mod notify;
 pub mod preflight;
+mod reload;
+mod report;
 pub mod request;
+pub mod routes;
 pub mod signals;
+mod task;
+mod wanted;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
+use crate::controller::event::Event;
 use crate::model::{Director, LogLevel};
 
 /// What `lb run` starts the controller with.
@@ -41,7 +52,18 @@ pub struct Start {
     pub set_log_level: Box<dyn Fn(LogLevel)>,
 }
 
-/// Runs the director until it is told to stop.
-pub async fn run(start: Start) -> anyhow::Result<()> {
-    anyhow::bail!("{}: the controller task is not built yet", start.config_path.display())
+/// Room in the controller's queue; a full queue makes its sources wait.
+pub const QUEUE: usize = 1024;
+
+/// Runs the director until it is told to stop. `events` is the sending end of `queue`.
+///
+/// # Errors
+/// When the host refuses what the configuration asks for; what was done by then is undone.
+pub async fn run(
+    start: Start,
+    events: mpsc::Sender<Event>,
+    queue: mpsc::Receiver<Event>,
+) -> anyhow::Result<()> {
+    signals::spawn(events.clone())?;
+    task::Controller::begin(start, events).await?.run(queue).await
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use futures::TryStreamExt;
 use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
 };
 
 use crate::netlink::{Netlink, NetlinkError, OWNER, Ownership, answer};
@@ -24,7 +24,7 @@ pub struct Address {
 
 impl Netlink {
     /// Sees to it that the address is on the interface. IPv6 addresses skip duplicate address
-    /// detection, so that they serve at once.
+    /// detection, so that they serve at once, and are never chosen as a source.
     pub async fn add_address(&self, wanted: Address) -> Result<Ownership, NetlinkError> {
         let mut request =
             self.handle.address().add(wanted.ifindex, wanted.address, wanted.prefix_len);
@@ -33,6 +33,12 @@ impl Netlink {
         if wanted.address.is_ipv6() {
             message.header.flags |= AddressHeaderFlags::Nodad;
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            // Deprecated: a /128 would win the choice of a source address by its long prefix, and
+            // what this host sends to its real servers would come from the virtual address.
+            let mut lifetimes = CacheInfo::default();
+            lifetimes.ifa_preferred = 0;
+            lifetimes.ifa_valid = u32::MAX;
+            message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
         }
         match answer(|| format!("add address {}", describe(wanted)), request.execute()).await {
             Ok(()) => Ok(Ownership::Ours),

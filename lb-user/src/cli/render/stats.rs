@@ -40,7 +40,7 @@ pub fn stats(stats: &Stats, rate: bool) -> String {
         [Align::Left, Align::Right, Align::Right, Align::Right, Align::Right, Align::Right];
     let mut text = table(&aligns, &rows);
     text.push_str(&reasons("Drops", &stats.drops));
-    text.push_str(&reasons("Passed to the stack", &stats.passes));
+    text.push_str(&reasons("Forwarded without an entry", &stats.without_entry));
     if stats.drift != 0 {
         text.push_str(&format!("Drift of the connection counts: {}\n", stats.drift));
     }

@@ -113,6 +113,15 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// A duration of at least a second: the connection table is swept once a second.
+    pub(in crate::config) fn long_duration(&self) -> Option<Duration> {
+        let duration = self.duration()?;
+        if duration < Duration::from_secs(1) {
+            return self.error("must be at least 1s");
+        }
+        Some(duration)
+    }
+
     /// A duration above zero and of at most 31 days.
     pub(in crate::config) fn duration(&self) -> Option<Duration> {
         let what = "a duration such as 500ms, 5s, 15m or 1h";

@@ -184,7 +184,7 @@ impl Dataplane {
         let fields = cursor.fields()?;
         let timeouts = fields.get("timeouts").and_then(Cursor::fields);
         let timeouts = timeouts.unwrap_or_else(|| Fields::none(cursor.place()));
-        let timeout = |key| timeouts.read(key, Cursor::duration);
+        let timeout = |key| timeouts.read(key, Cursor::long_duration);
         Some(Self {
             place: cursor.place(),
             empty: fields.is_empty(),

@@ -23,7 +23,8 @@ pub use attach::{Attached, Mode};
 pub use clock::Clock;
 pub use load::Options;
 pub use pins::{Lock, remove};
-pub use tables::{Contents, Tables};
+pub use tables::Tables;
+pub(crate) use tables::add;
 
 /// The data plane of one pin path, locked against other daemons.
 pub struct Dataplane {

@@ -3,7 +3,6 @@
 //!
 //! Must not know: why a map changes.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::Context;
@@ -11,15 +10,14 @@ use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use lb_common::abi;
 use lb_common::conn::{ConnectionCounts, Timeouts};
-use lb_common::pod::Address;
+use lb_common::pod::{Address, Pod};
 use lb_common::service::{
-    Config, Interface, NeighbourWanted, RS_VALID, RealServer, Region, ServiceEntry, ServiceKey,
-    Traffic,
+    Config, Interface, NeighbourWanted, RealServer, ServiceEntry, ServiceKey, Traffic,
 };
 use lb_common::verdict::Counter;
 
 use super::sys;
-use crate::plan::MapOp;
+use crate::plan::{MapOp, Parts, Settings};
 
 /// Open maps. The connection tables are read by `sweep` and `listing` through descriptors.
 pub struct Tables {
@@ -27,8 +25,8 @@ pub struct Tables {
     real_servers: Array<MapData, RealServer>,
     counts: Array<MapData, ConnectionCounts>,
     traffic: PerCpuArray<MapData, Traffic>,
-    slots: Array<MapData, u32>,
     slots_fd: OwnedFd,
+    fds: ArrayFds,
     cursors: Array<MapData, u64>,
     retired: Array<MapData, Traffic>,
     timeouts: Array<MapData, Timeouts>,
@@ -43,19 +41,12 @@ pub struct Tables {
     capacity: u32,
 }
 
-/// What user space has written into the maps, as they hold it: what a new daemon starts from.
-#[derive(Clone, Debug, Default)]
-pub struct Contents {
-    /// Services by key.
-    pub services: BTreeMap<ServiceKey, ServiceEntry>,
-    /// Elements that are in use, or were: those with a generation.
-    pub real_servers: BTreeMap<u32, RealServer>,
-    /// Slot tables by their first entry, as far as services name them.
-    pub slots: BTreeMap<u32, Vec<u32>>,
-    /// Words of the address filter.
-    pub filter: Vec<u64>,
-    /// Virtual addresses.
-    pub vips: Vec<Address>,
+/// Descriptors of arrays that are read whole.
+struct ArrayFds {
+    real_servers: OwnedFd,
+    interfaces: OwnedFd,
+    timeouts: OwnedFd,
+    filter: OwnedFd,
 }
 
 /// Opens one map under its type.
@@ -73,9 +64,12 @@ impl Tables {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         let conn4 = connection_map(ebpf, abi::MAP_CONN4)?;
         let conn6 = connection_map(ebpf, abi::MAP_CONN6)?;
-        let slots_fd = match ebpf.map(abi::MAP_SLOTS) {
-            Some(Map::Array(map)) => map.fd().as_fd().try_clone_to_owned()?,
-            _ => anyhow::bail!("the object has no map {}", abi::MAP_SLOTS),
+        let slots_fd = array_fd(ebpf, abi::MAP_SLOTS)?;
+        let fds = ArrayFds {
+            real_servers: array_fd(ebpf, abi::MAP_REAL_SERVERS)?,
+            interfaces: array_fd(ebpf, abi::MAP_INTERFACES)?,
+            timeouts: array_fd(ebpf, abi::MAP_TIMEOUTS)?,
+            filter: array_fd(ebpf, abi::MAP_FILTER)?,
         };
         let capacity = conn4.info()?.max_entries() / 2;
         Ok(Self {
@@ -83,8 +77,8 @@ impl Tables {
             real_servers: take!(ebpf, abi::MAP_REAL_SERVERS),
             counts: take!(ebpf, abi::MAP_CONNECTION_COUNTS),
             traffic: take!(ebpf, abi::MAP_TRAFFIC),
-            slots: take!(ebpf, abi::MAP_SLOTS),
             slots_fd,
+            fds,
             cursors: take!(ebpf, abi::MAP_CURSORS),
             retired: take!(ebpf, abi::MAP_RETIRED),
             timeouts: take!(ebpf, abi::MAP_TIMEOUTS),
@@ -187,37 +181,39 @@ impl Tables {
     ///
     /// # Errors
     /// When a map cannot be read.
-    pub fn contents(&self) -> anyhow::Result<Contents> {
-        let mut contents = Contents::default();
+    pub fn contents(&self) -> anyhow::Result<Parts> {
+        let mut parts = Parts::default();
         for item in self.services.iter() {
-            let (key, entry) = item.context("read services")?;
-            contents.services.insert(key, entry);
+            parts.services.push(item.context("read services")?);
         }
-        for index in 0..abi::MAX_REAL_SERVERS {
-            let server = self.real_server(index)?;
-            if server.flags & RS_VALID == 0 && server.generation == 0 {
-                // Indices are used from the lowest on; one that never was ends them.
-                break;
-            }
-            contents.real_servers.insert(index, server);
-        }
-        let regions: Vec<Region> =
-            contents.services.values().flat_map(|s| [s.slots, s.maglev]).collect();
-        for region in regions {
-            if region.base.checked_add(region.len).is_some_and(|end| end <= abi::MAX_SLOTS) {
-                let slots = (region.base..region.base + region.len)
-                    .map(|i| self.slots.get(&i, 0).context("read slots"))
-                    .collect::<anyhow::Result<_>>()?;
-                contents.slots.insert(region.base, slots);
-            }
-        }
-        contents.filter = (0..abi::FILTER_WORDS)
-            .map(|i| self.filter.get(&i, 0).context("read the filter"))
-            .collect::<anyhow::Result<_>>()?;
         for item in self.vips.keys() {
-            contents.vips.push(item.context("read virtual addresses")?);
+            parts.vips.push(item.context("read virtual addresses")?);
         }
-        Ok(contents)
+        let config = self.config.get(&0, 0).context("read the configuration map")?;
+        parts.settings = Settings {
+            flags: config.flags,
+            flood_limit: config.flood_limit,
+            hz: config.hz,
+            heartbeat_max: config.heartbeat_max,
+        };
+        let reach = parts.services.iter().flat_map(|(_, entry)| [entry.slots, entry.maglev]);
+        let reach = reach.map(|r| r.base.saturating_add(r.len)).max().unwrap_or(0);
+        parts.slots = read_array(&self.slots_fd, reach.min(abi::MAX_SLOTS), 0)?
+            .into_iter()
+            .map(|(_, slot)| slot)
+            .collect();
+        let all = abi::MAX_REAL_SERVERS;
+        parts.real_servers = read_array(&self.fds.real_servers, all, RealServer::zeroed())?;
+        parts.real_servers.retain(|(_, server)| *server != RealServer::zeroed());
+        let all = abi::MAX_INTERFACES;
+        parts.interfaces = read_array(&self.fds.interfaces, all, Interface::zeroed())?;
+        parts.interfaces.retain(|(_, interface)| *interface != Interface::zeroed());
+        let all = abi::MAX_TIMEOUT_PROFILES;
+        parts.timeouts = read_array(&self.fds.timeouts, all, Timeouts::zeroed())?;
+        parts.timeouts.retain(|(_, timeouts)| *timeouts != Timeouts::zeroed());
+        parts.filter = read_array(&self.fds.filter, abi::FILTER_WORDS, 0)?;
+        parts.filter.retain(|(_, bits)| *bits != 0);
+        Ok(parts)
     }
 
     /// Carries out one operation of a plan.
@@ -255,9 +251,15 @@ impl Tables {
             }
             // Without an element, an interface is taken to be up and to be meant by every frame.
             MapOp::SetInterface { .. } => {}
-            MapOp::SetConfig(value) => {
-                let heartbeat = self.heartbeat()?;
-                self.config.set(0, Config { heartbeat, ..*value }, 0)?;
+            MapOp::SetConfig(settings) => {
+                let value = Config {
+                    heartbeat: self.heartbeat()?,
+                    heartbeat_max: settings.heartbeat_max,
+                    hz: settings.hz,
+                    flood_limit: settings.flood_limit,
+                    flags: settings.flags,
+                };
+                self.config.set(0, value, 0)?;
             }
         }
         Ok(())
@@ -269,6 +271,32 @@ impl Tables {
         })?;
         let zeros = aya::maps::PerCpuValues::try_from(vec![Traffic::zeroed(); cpus])?;
         Ok(self.traffic.set(index, zeros, 0)?)
+    }
+}
+
+/// The first `len` elements of an array map.
+fn read_array<V: Pod>(map: &OwnedFd, len: u32, empty: V) -> anyhow::Result<Vec<(u32, V)>> {
+    const CHUNK: usize = 4096;
+    let (mut keys, mut values) = (vec![0u32; CHUNK], vec![empty; CHUNK]);
+    let mut cursor = sys::Cursor::default();
+    let mut found = Vec::new();
+    while found.len() < len as usize {
+        let (count, last) = sys::lookup_batch(map.as_fd(), &mut cursor, &mut keys, &mut values)
+            .context("read an array map")?;
+        found.extend(keys[..count].iter().copied().zip(values[..count].iter().copied()));
+        if last {
+            break;
+        }
+    }
+    found.truncate(len as usize);
+    Ok(found)
+}
+
+/// A descriptor of an array map.
+fn array_fd(ebpf: &Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
+    match ebpf.map(name) {
+        Some(Map::Array(map)) => Ok(map.fd().as_fd().try_clone_to_owned()?),
+        _ => anyhow::bail!("the object has no array map {name}"),
     }
 }
 

@@ -1,0 +1,266 @@
+//! The data plane as the controller drives it: what is installed, what is to be, and the sweep.
+//!
+//! Must not know: YAML, health checks, HTTP.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc as std_mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use lb_common::pod::Address;
+use lb_common::service::{RS_EXPIRED, ServiceKey, Traffic};
+use tokio::sync::mpsc;
+
+use crate::controller::event::Event;
+use crate::dataplane::bpf::{Dataplane, Mode, Options, add};
+use crate::dataplane::sweep::{Report, Sweeper};
+use crate::health::HealthState;
+use crate::model;
+use crate::plan::{Installed, Planner, Wanted};
+
+/// Time between the starts of two sweeps, at the least.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// A sweep takes at most this part of one CPU's time.
+const SWEEP_SHARE: u32 = 10;
+/// Age of the heartbeat above which the kernel program asks the routing table itself.
+pub const HEARTBEAT_MAX: Duration = Duration::from_secs(4);
+
+/// The open data plane and what is installed in it.
+pub struct Engine {
+    dataplane: Dataplane,
+    planner: Planner,
+    indices: BTreeMap<(u32, Address, u16), u32>,
+    /// Real servers that left the file, and since when the maps say so.
+    leaving: BTreeMap<u32, Instant>,
+    idle: BTreeSet<u32>,
+    /// Dropped to end the sweep's thread.
+    sweeping: Option<std_mpsc::Sender<()>>,
+}
+
+impl Engine {
+    /// Opens the data plane, with what an earlier daemon left in its maps.
+    ///
+    /// # Errors
+    /// As `Dataplane::open`.
+    pub fn open(plane: &model::Dataplane) -> anyhow::Result<Self> {
+        let options =
+            Options { pin_path: plane.pin_path.clone(), connections: plane.connections };
+        let mut dataplane = Dataplane::open(&options)?;
+        let (installed, repairs) = Installed::adopt(dataplane.tables().contents()?);
+        for repair in repairs {
+            tracing::warn!("maps of an earlier run: {repair}");
+        }
+        let mut engine = Self {
+            dataplane,
+            planner: Planner::new(installed),
+            indices: BTreeMap::new(),
+            leaving: BTreeMap::new(),
+            idle: BTreeSet::new(),
+            sweeping: None,
+        };
+        engine.index();
+        Ok(engine)
+    }
+
+    /// The data plane.
+    pub fn dataplane(&mut self) -> &mut Dataplane {
+        &mut self.dataplane
+    }
+
+    /// Makes the maps what is wanted; gives the number of operations.
+    ///
+    /// # Errors
+    /// When the plan does not fit the maps (nothing was changed), or a write failed (what was
+    /// written is read back, so that the next plan mends the rest).
+    pub fn apply(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
+        let plan = self.planner.prepare(wanted, &self.idle)?;
+        for op in &plan.ops {
+            if let Err(error) = self.dataplane.tables().apply(op) {
+                let (installed, _) = Installed::adopt(self.dataplane.tables().contents()?);
+                self.planner = Planner::new(installed);
+                return Err(error.context(format!("write the maps: {op:?}")));
+            }
+        }
+        let count = plan.ops.len();
+        self.planner.commit(plan);
+        self.idle.clear();
+        self.index();
+        Ok(count)
+    }
+
+    /// Finds out anew which index every real server has, and which ones are leaving.
+    fn index(&mut self) {
+        let installed = self.planner.installed();
+        let active = installed.active_servers();
+        self.indices.clear();
+        let mut leaving = BTreeMap::new();
+        for (&index, server) in &installed.real_servers {
+            if active.contains(&index) {
+                self.indices.insert((server.service, server.address, server.port), index);
+            } else {
+                let since = self.leaving.get(&index).copied().unwrap_or_else(Instant::now);
+                leaving.insert(index, since);
+            }
+        }
+        self.leaving = leaving;
+    }
+
+    /// Takes note of a sweep: a leaving server that no entry names any more may be retired. True
+    /// when there is such a one.
+    pub fn swept(&mut self, report: &Report) -> bool {
+        let Some(started) = report.started else {
+            return false;
+        };
+        for (&index, &since) in &self.leaving {
+            let counts = self.dataplane.tables().counts(index);
+            let none = counts.is_ok_and(|c| c.active == 0 && c.inactive == 0);
+            if since < started && none && !report.seen.contains(&index) {
+                self.idle.insert(index);
+            }
+        }
+        !self.idle.is_empty()
+    }
+
+    /// Id of an installed service, by any of its keys.
+    pub fn service_id(&self, listen: &[ServiceKey]) -> Option<u32> {
+        let services = &self.planner.installed().services;
+        listen.iter().find_map(|key| services.get(key)).map(|entry| entry.id)
+    }
+
+    /// Index of a real server that is in the file.
+    pub fn server_index(&self, service: u32, address: Address, port: u16) -> Option<u32> {
+        self.indices.get(&(service, address, port)).copied()
+    }
+
+    /// What the maps of an earlier daemon say of a real server's health: up when it got new
+    /// connections, down when its connections were expired.
+    pub fn adopted_health(&self, service: u32, address: Address, port: u16) -> Option<HealthState> {
+        let installed = self.planner.installed();
+        let (index, server) = installed.real_servers.iter().find(|(_, server)| {
+            (server.service, server.address, server.port) == (service, address, port)
+        })?;
+        if server.flags & RS_EXPIRED != 0 {
+            return Some(HealthState::Down);
+        }
+        let entry = installed.services.values().find(|entry| entry.id == service)?;
+        let slots = installed.slots.get(&entry.slots.base)?;
+        slots.contains(index).then_some(HealthState::Up)
+    }
+
+    /// Traffic of a service over all its real servers, those that are gone included.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn service_traffic(&mut self, service: u32) -> anyhow::Result<Traffic> {
+        let mut sum = self.dataplane.tables().retired(service)?;
+        let of_service: Vec<u32> = self
+            .planner
+            .installed()
+            .real_servers
+            .iter()
+            .filter(|(_, server)| server.service == service)
+            .map(|(index, _)| *index)
+            .collect();
+        for index in of_service {
+            sum = add(&sum, &self.dataplane.tables().traffic(index)?);
+        }
+        Ok(sum)
+    }
+
+    /// Connections in the tables: active, and all.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn connections(&mut self) -> anyhow::Result<(u64, u64)> {
+        let indices: Vec<u32> = self.planner.installed().real_servers.keys().copied().collect();
+        let mut sums = (0u64, 0u64);
+        for index in indices {
+            let counts = self.dataplane.tables().counts(index)?;
+            sums.0 = sums.0.wrapping_add(counts.active);
+            sums.1 = sums.1.wrapping_add(counts.active).wrapping_add(counts.inactive);
+        }
+        Ok(sums)
+    }
+
+    /// Every real server that is installed, leaving ones included.
+    pub fn real_servers(&self) -> BTreeMap<u32, lb_common::service::RealServer> {
+        self.planner.installed().real_servers.clone()
+    }
+
+    /// Attaches to exactly these interfaces.
+    ///
+    /// # Errors
+    /// In words for the operator; what was attached before stays attached.
+    pub fn attach(&mut self, plane: &model::Dataplane) -> anyhow::Result<()> {
+        for interface in &plane.interfaces {
+            let mode = self.dataplane.attach(interface, plane.mode)?;
+            tracing::info!(interface, mode = mode.name(), "XDP is attached");
+        }
+        let foreign: Vec<String> = self
+            .dataplane
+            .links()
+            .iter()
+            .map(|link| link.interface.clone())
+            .filter(|name| !plane.interfaces.contains(name))
+            .collect();
+        for interface in foreign {
+            self.dataplane.detach(&interface)?;
+            tracing::info!(interface, "XDP is detached");
+        }
+        Ok(())
+    }
+
+    /// The slowest mode of any interface.
+    pub fn mode(&self) -> Mode {
+        let generic = self.dataplane.links().iter().any(|link| link.mode == Mode::Generic);
+        if generic { Mode::Generic } else { Mode::Native }
+    }
+
+    /// Starts the sweep in a thread of its own.
+    ///
+    /// # Errors
+    /// When maps cannot be opened or no thread can be made.
+    pub fn start_sweep(&mut self, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
+        let mut sweeper = Sweeper::new(&mut self.dataplane)?;
+        let (sender, stop) = std_mpsc::channel();
+        let sweep = move || {
+            let is_stopped = |wait: Duration| {
+                stop.recv_timeout(wait) != Err(std_mpsc::RecvTimeoutError::Timeout)
+            };
+            loop {
+                let pause = |took: Duration| std::thread::sleep(took * (SWEEP_SHARE - 1));
+                let wait = match sweeper.pass(pause) {
+                    Ok(report) => {
+                        let cpu = report.cpu;
+                        if events.blocking_send(Event::Sweep(report)).is_err() {
+                            return;
+                        }
+                        SWEEP_INTERVAL.max(cpu * SWEEP_SHARE)
+                    }
+                    Err(error) => {
+                        tracing::error!("the sweep failed, expired connections stay: {error:#}");
+                        SWEEP_INTERVAL * 10
+                    }
+                };
+                if is_stopped(wait) {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("sweep".to_owned())
+            .spawn(sweep)
+            .context("start the sweep's thread")?;
+        self.sweeping = Some(sender);
+        Ok(())
+    }
+
+    /// Ends forwarding and removes every pin.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn remove(mut self) -> anyhow::Result<()> {
+        self.sweeping = None;
+        self.dataplane.remove()
+    }
+}

@@ -1,0 +1,274 @@
+//! Start and reload: from a configuration to what runs.
+//!
+//! A reload is a difference: what the new file does not change is not touched. What a running
+//! daemon cannot change is refused before anything is.
+//!
+//! Must not know: how a file is parsed, map operations.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use anyhow::Context as _;
+use tokio::sync::mpsc;
+
+use crate::config;
+use crate::controller::engine::Engine;
+use crate::controller::event::{AddressResult, Event, LoadResult};
+use crate::controller::request::{Refusal, RefusalKind, Request};
+use crate::controller::routes::{self, Routes};
+use crate::controller::task::{Controller, seed};
+use crate::controller::{Start, notify};
+use crate::health::Runner;
+use crate::model::{Dataplane, Director};
+use crate::netlink::sysctl::Sysctls;
+use crate::netlink::{Address, LinkTable, Netlink, Ownership, events};
+
+impl Controller {
+    /// Brings up what the configuration asks for; on failure, takes down what it brought up.
+    pub(super) async fn begin(start: Start, events: mpsc::Sender<Event>) -> anyhow::Result<Self> {
+        let netlink = Netlink::open()?;
+        let links = netlink.links().await?;
+        let mut engine = match &start.director.dataplane {
+            Some(plane) => Some(Engine::open(plane)?),
+            None => None,
+        };
+        let adopted = engine.as_mut().is_some_and(|engine| engine.dataplane().is_adopted());
+        let asks = routes::spawn(netlink.clone(), events.clone());
+        events::spawn(asks.clone())?;
+        let mut controller = Self {
+            start,
+            engine,
+            runner: Runner::new(events.clone(), seed()),
+            unknown: HashSet::new(),
+            last: HashMap::new(),
+            routes: Routes::default(),
+            asks,
+            resolving: HashMap::new(),
+            netlink,
+            sysctls: Sysctls::new(),
+            addresses: BTreeSet::new(),
+            events,
+            plan_at: None,
+            waiting: Vec::new(),
+            addressing: false,
+            reloading: false,
+            stopping: None,
+            is_ready: false,
+            drift: 0,
+            apply_error: None,
+        };
+        if let Err(error) = controller.bring_up(&links, adopted).await {
+            if !adopted {
+                controller.take_down().await;
+            }
+            return Err(error);
+        }
+        controller.follow_director();
+        Ok(controller)
+    }
+
+    async fn bring_up(&mut self, links: &LinkTable, adopted: bool) -> anyhow::Result<()> {
+        let Some(plane) = self.start.director.dataplane.clone() else {
+            return Ok(());
+        };
+        if adopted {
+            tracing::info!("the maps of an earlier run are taken over");
+        }
+        let events = self.events.clone();
+        let engine = self.engine.as_mut().context("a data plane was opened")?;
+        engine.dataplane().beat()?;
+        engine.attach(&plane)?;
+        engine.start_sweep(events)?;
+        if engine.mode() == crate::dataplane::bpf::Mode::Generic {
+            self.start.warnings.push("XDP runs in generic mode, which is slower".to_owned());
+        }
+        let capacity = engine.dataplane().tables().capacity();
+        if capacity != plane.connections {
+            self.start.warnings.push(format!(
+                "dataplane.connections: the maps of an earlier run hold {capacity} connections; \
+                 {} need a stop without --keep-dataplane and a start",
+                plane.connections
+            ));
+        }
+        for error in self.sysctls.prepare(plane.interfaces.iter().map(String::as_str)) {
+            tracing::warn!("{error}");
+        }
+        let owned = self.netlink.owned_addresses().await?.into_iter().collect();
+        self.addresses = set_addresses(&self.netlink, &plane, links, owned).await?;
+        tracing::info!(
+            "packets that this host itself sends to a virtual address are not forwarded: \
+             XDP sees only what comes in"
+        );
+        Ok(())
+    }
+
+    async fn take_down(mut self) {
+        for address in std::mem::take(&mut self.addresses) {
+            if let Err(error) = self.netlink.remove_address(address).await {
+                tracing::warn!(%error, "an address stays behind");
+            }
+        }
+        self.sysctls.restore();
+        if let Some(Err(error)) = self.engine.take().map(Engine::remove) {
+            tracing::warn!("pins stay behind: {error:#}");
+        }
+    }
+
+    /// Brings addresses in line with a new configuration, in a task of its own.
+    fn begin_addresses(&mut self, plane: &Dataplane) {
+        let (netlink, owned, events) =
+            (self.netlink.clone(), self.addresses.clone(), self.events.clone());
+        let (plane, links) = (plane.clone(), self.routes.links.clone());
+        self.addressing = true;
+        tokio::spawn(async move {
+            let result = set_addresses(&netlink, &plane, &links, owned).await;
+            // A controller that is gone has removed its addresses.
+            let _gone = events.send(Event::Addresses(result)).await;
+        });
+    }
+
+    /// Addresses are as the configuration says, or not.
+    pub(super) fn addressed(&mut self, result: AddressResult) {
+        self.addressing = false;
+        match result {
+            Ok(owned) => self.addresses = owned,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                self.start.warnings.push(format!("{error:#}"));
+            }
+        }
+        self.change();
+    }
+
+    /// Reads the file again on a blocking thread.
+    pub(super) fn begin_reload(&mut self, request: Option<Request>) {
+        if self.reloading || self.stopping.is_some() {
+            if let Some(request) = request {
+                let why = if self.reloading { "a reload is under way" } else { "stopping" };
+                request.answer(Err(Refusal::new(RefusalKind::Busy, why)));
+            }
+            return;
+        }
+        self.reloading = true;
+        notify::reloading();
+        let path = self.start.config_path.clone();
+        let host_name = self.start.host_name.clone();
+        let events = self.events.clone();
+        tokio::task::spawn_blocking(move || {
+            let name = path.display().to_string();
+            let result = match std::fs::read_to_string(&path) {
+                Ok(text) => config::load(&name, &text, &host_name)
+                    .map_err(|errors| errors.iter().map(ToString::to_string).collect()),
+                Err(error) => Err(vec![format!("{name}: {error}")]),
+            };
+            // A controller that is gone has no use for the file.
+            let _gone = events.blocking_send(Event::Loaded(result, request));
+        });
+    }
+
+    /// The file was read: take it over, or say why not.
+    pub(super) fn loaded(&mut self, result: LoadResult, request: Option<Request>) {
+        self.reloading = false;
+        let refused = match result {
+            Ok(loaded) => match self.take_over(loaded) {
+                Ok(()) => None,
+                Err(error) => Some(vec![format!("{error:#}")]),
+            },
+            Err(errors) => Some(errors),
+        };
+        notify::ready("serving");
+        let Some(errors) = refused else {
+            tracing::info!("configuration reloaded");
+            self.waiting.extend(request.map(|request| (request, 0)));
+            return;
+        };
+        for error in &errors {
+            tracing::error!("reload refused: {error}");
+        }
+        if let Some(request) = request {
+            let line = "the file is refused, the old configuration stays in force";
+            request.answer(Err(Refusal::invalid_config(line, errors)));
+        }
+    }
+
+    fn take_over(&mut self, loaded: config::Loaded) -> anyhow::Result<()> {
+        let before = &self.start.director;
+        refuse_what_needs_a_start(before, &loaded.director)?;
+        if let (Some(plane), Some(engine)) = (&loaded.director.dataplane, &mut self.engine) {
+            engine.attach(plane)?;
+            for error in self.sysctls.prepare(plane.interfaces.iter().map(String::as_str)) {
+                tracing::warn!("{error}");
+            }
+        }
+        let before = self.start.director.clone();
+        if let (Some(old), Some(new)) = (&before.dataplane, &loaded.director.dataplane)
+            && old.addresses != new.addresses
+        {
+            self.begin_addresses(new);
+        }
+        if before.log.level != loaded.director.log.level {
+            (self.start.set_log_level)(loaded.director.log.level);
+        }
+        self.start.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+        self.start.director = loaded.director;
+        self.follow_director();
+        Ok(())
+    }
+}
+
+/// Puts exactly the configured addresses on interfaces. `owned` are those that this program put
+/// there before; gives those that it owns now.
+async fn set_addresses(
+    netlink: &Netlink,
+    plane: &Dataplane,
+    links: &LinkTable,
+    mut owned: BTreeSet<Address>,
+) -> AddressResult {
+    let mut wanted = BTreeSet::new();
+    for address in &plane.addresses {
+        let link = links.by_name(&address.interface).with_context(|| {
+            format!("dataplane.addresses: there is no interface {}", address.interface)
+        })?;
+        wanted.insert(Address {
+            ifindex: link.index,
+            address: address.address,
+            prefix_len: address.prefix_len,
+        });
+    }
+    for &address in &wanted {
+        if netlink.add_address(address).await? == Ownership::Ours {
+            owned.insert(address);
+        }
+    }
+    let gone: Vec<Address> = owned.difference(&wanted).copied().collect();
+    for address in gone {
+        netlink.remove_address(address).await?;
+        owned.remove(&address);
+    }
+    Ok(owned)
+}
+
+/// What cannot change while the daemon runs.
+fn refuse_what_needs_a_start(before: &Director, after: &Director) -> anyhow::Result<()> {
+    let refuse = |key: &str| {
+        anyhow::bail!("{key} cannot change while lb runs: stop it and start it again")
+    };
+    match (&before.dataplane, &after.dataplane) {
+        (Some(before), Some(after)) => {
+            if before.pin_path != after.pin_path {
+                return refuse("dataplane.pin_path");
+            }
+            if before.connections != after.connections {
+                return refuse("dataplane.connections");
+            }
+        }
+        (None, None) => {}
+        _ => return refuse("dataplane"),
+    }
+    if before.admin.socket != after.admin.socket {
+        return refuse("admin.socket");
+    }
+    if before.log.format != after.log.format {
+        return refuse("log.format");
+    }
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! Documents from the controller's state: `lb status`, `lb stats`, `lb connections`.
+//!
+//! Must not know: HTTP, how a document is shown.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::conn::Timeouts;
+use lb_common::service::{RealServer as Element, Traffic};
+use lb_common::verdict::CounterKind;
+use lb_common::wire;
+
+use crate::controller::document::{
+    Capacity, Check, Connection, Connections, Counters, Dataplane, RealServer, RealServerStats,
+    ServiceStats, Stats, Status, VirtualService,
+};
+use crate::controller::engine::Engine;
+use crate::controller::wanted::{World, address, key};
+use crate::dataplane::bpf::Clock;
+use crate::dataplane::listing::{Row, ip};
+use crate::health::{Report, Target};
+use crate::model::{self, Director, ForwardingMethod, Protocol, Scheduler};
+
+/// What documents are made from.
+pub struct Source<'a> {
+    /// The configuration in force.
+    pub director: &'a Director,
+    /// The data plane, if there is one.
+    pub engine: Option<&'a mut Engine>,
+    /// What is known of the world.
+    pub world: World<'a>,
+    /// The last result of each target.
+    pub last: &'a dyn Fn(&Target) -> Option<Report>,
+    /// What is not as it should be.
+    pub warnings: &'a [String],
+    /// Connections by which counts have drifted.
+    pub drift: u64,
+}
+
+impl Source<'_> {
+    /// `lb status`, of one service if a name is given.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn status(&mut self) -> anyhow::Result<Status> {
+        let director = self.director;
+        let mut virtual_services = Vec::new();
+        for service in &director.virtual_services {
+            virtual_services.push(self.service(service)?);
+        }
+        Ok(Status {
+            node: director.node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            dataplane: self.dataplane()?,
+            virtual_services,
+            ..Status::default()
+        })
+    }
+
+    fn dataplane(&mut self) -> anyhow::Result<Dataplane> {
+        let warnings = self.warnings.to_vec();
+        let Some(engine) = self.engine.as_deref_mut() else {
+            return Ok(Dataplane { warnings, ..Dataplane::default() });
+        };
+        let (_, used) = engine.connections()?;
+        Ok(Dataplane {
+            mode: engine.mode().name().to_owned(),
+            interfaces: self.director.dataplane.iter().flat_map(|d| d.interfaces.clone()).collect(),
+            connections: Capacity {
+                used,
+                capacity: u64::from(engine.dataplane().tables().capacity()),
+            },
+            warnings,
+        })
+    }
+
+    fn service(&mut self, service: &model::VirtualService) -> anyhow::Result<VirtualService> {
+        let id = self.id(service);
+        let mut real_servers = Vec::new();
+        for server in &service.real_servers {
+            real_servers.push(self.real_server(service, server, id)?);
+        }
+        let up = real_servers.iter().any(|server| server.effective_weight > 0);
+        let traffic = self.service_traffic(id)?;
+        Ok(VirtualService {
+            name: service.name.clone(),
+            listen: service.listen.iter().map(listen).collect(),
+            scheduler: scheduler(service.scheduler).to_owned(),
+            forwarding: forwarding(service.forwarding).to_owned(),
+            state: if up { "up" } else { "down" }.to_owned(),
+            connections: traffic.connections,
+            real_servers,
+        })
+    }
+
+    fn real_server(
+        &mut self,
+        service: &model::VirtualService,
+        server: &model::RealServer,
+        id: Option<u32>,
+    ) -> anyhow::Result<RealServer> {
+        let effective = self.world.effective(service, server);
+        let last = Target::of(server).map(|target| (self.last)(&target));
+        let mut document = RealServer {
+            address: server.address.to_string(),
+            port: server.port,
+            weight: server.weight,
+            effective_weight: effective.weight,
+            state: effective.state.name().to_owned(),
+            check: last.map(check),
+            ..RealServer::default()
+        };
+        let (Some(engine), Some(id)) = (self.engine.as_deref_mut(), id) else {
+            return Ok(document);
+        };
+        let Some(index) = engine.server_index(id, address(server.address), server.port) else {
+            return Ok(document);
+        };
+        let counts = engine.dataplane().tables().counts(index)?;
+        let traffic = engine.dataplane().tables().traffic(index)?;
+        document.active_connections = counts.active;
+        document.inactive_connections = counts.inactive;
+        document.connections = traffic.connections;
+        document.packets_in = traffic.packets_in;
+        document.bytes_in = traffic.bytes_in;
+        document.packets_out = traffic.packets_out;
+        document.bytes_out = traffic.bytes_out;
+        Ok(document)
+    }
+
+    /// `lb stats`.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn stats(&mut self) -> anyhow::Result<Stats> {
+        let director = self.director;
+        let mut stats = Stats { drift: self.drift, ..Stats::default() };
+        for service in &director.virtual_services {
+            let id = self.id(service);
+            let mut real_servers = Vec::new();
+            for server in &service.real_servers {
+                real_servers.push(RealServerStats {
+                    address: server.address.to_string(),
+                    port: server.port,
+                    counters: counters(&self.server_traffic(id, server)?),
+                    rates: BTreeMap::new(),
+                });
+            }
+            stats.services.push(ServiceStats {
+                name: service.name.clone(),
+                counters: counters(&self.service_traffic(id)?),
+                rates: BTreeMap::new(),
+                real_servers,
+            });
+        }
+        if let Some(engine) = self.engine.as_deref_mut() {
+            for (counter, value) in engine.dataplane().tables().counters()? {
+                let by_reason = match counter.kind() {
+                    CounterKind::Drop => &mut stats.drops,
+                    CounterKind::WithoutEntry => &mut stats.without_entry,
+                    CounterKind::Note => &mut stats.notes,
+                };
+                by_reason.insert(counter.name().to_owned(), value);
+            }
+        }
+        Ok(stats)
+    }
+
+    fn id(&self, service: &model::VirtualService) -> Option<u32> {
+        let keys: Vec<_> = service.listen.iter().map(key).collect();
+        self.engine.as_deref().and_then(|engine| engine.service_id(&keys))
+    }
+
+    fn service_traffic(&mut self, id: Option<u32>) -> anyhow::Result<Traffic> {
+        match (self.engine.as_deref_mut(), id) {
+            (Some(engine), Some(id)) => engine.service_traffic(id),
+            _ => Ok(Traffic::zeroed()),
+        }
+    }
+
+    fn server_traffic(
+        &mut self,
+        id: Option<u32>,
+        server: &model::RealServer,
+    ) -> anyhow::Result<Traffic> {
+        let (Some(engine), Some(id)) = (self.engine.as_deref_mut(), id) else {
+            return Ok(Traffic::zeroed());
+        };
+        match engine.server_index(id, address(server.address), server.port) {
+            Some(index) => engine.dataplane().tables().traffic(index),
+            None => Ok(Traffic::zeroed()),
+        }
+    }
+}
+
+/// What rows of the connection table are named with.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Service names by id.
+    pub services: BTreeMap<u32, String>,
+    /// Real servers by index.
+    pub real_servers: BTreeMap<u32, Element>,
+    /// Timeouts in jiffies.
+    pub timeouts: Option<Timeouts>,
+}
+
+/// `lb connections`.
+pub fn connections(rows: Vec<Row>, total: u64, names: &Names, clock: Clock) -> Connections {
+    let now = clock.now();
+    let connections = rows.into_iter().map(|row| connection(&row, names, clock, now)).collect();
+    Connections { connections, total }
+}
+
+fn connection(row: &Row, names: &Names, clock: Clock, now: u64) -> Connection {
+    let server = names.real_servers.get(&row.real_server);
+    let real = match server {
+        Some(server) => end((ip(&server.address), server.port)),
+        None => String::new(),
+    };
+    let mut flags = Vec::new();
+    if row.provisional {
+        flags.push("provisional".to_owned());
+    }
+    if server.is_some_and(|server| server.generation != row.generation) {
+        flags.push("server-failed".to_owned());
+    }
+    let timeout = names.timeouts.map_or(0, |t| t.by_state[row.timeout_index & 0xf]);
+    let left = timeout.saturating_sub(now.saturating_sub(row.seen));
+    Connection {
+        service: names.services.get(&row.service).cloned().unwrap_or_default(),
+        protocol: if row.protocol == wire::TCP { "tcp" } else { "udp" }.to_owned(),
+        client: end(row.client),
+        virtual_address: end(row.virtual_end),
+        real,
+        state: row.state.name().to_owned(),
+        flags,
+        expires_s: clock.span_of(left).as_secs(),
+    }
+}
+
+fn end((ip, port): (IpAddr, u16)) -> String {
+    SocketAddr::new(ip, port).to_string()
+}
+
+fn check(last: Option<Report>) -> Check {
+    match last {
+        Some(report) => Check {
+            status: report.result.status.name().to_owned(),
+            code: report.result.code,
+            duration_ms: report.result.duration.as_millis() as u64,
+            detail: report.result.detail,
+        },
+        None => Check { status: "INI".to_owned(), ..Check::default() },
+    }
+}
+
+fn counters(traffic: &Traffic) -> Counters {
+    Counters {
+        connections: traffic.connections,
+        packets_in: traffic.packets_in,
+        packets_out: traffic.packets_out,
+        bytes_in: traffic.bytes_in,
+        bytes_out: traffic.bytes_out,
+    }
+}
+
+fn listen(listen: &model::Listen) -> String {
+    let protocol = match listen.protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    };
+    format!("{}/{protocol}", SocketAddr::new(listen.address, listen.port))
+}
+
+fn scheduler(scheduler: Scheduler) -> &'static str {
+    match scheduler {
+        Scheduler::Rr => "rr",
+        Scheduler::Wrr => "wrr",
+    }
+}
+
+fn forwarding(method: ForwardingMethod) -> &'static str {
+    match method {
+        ForwardingMethod::Dr => "dr",
+        ForwardingMethod::Nat => "nat",
+    }
+}

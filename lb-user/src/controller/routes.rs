@@ -1,0 +1,209 @@
+//! Keeps the next hop of every real server current, in a task of its own.
+//!
+//! It hears the kernel's events, asks for routes and neighbours, keeps the neighbours managed and
+//! sends [`Routes`] whenever an answer changed. The controller says which destinations matter.
+//!
+//! Must not know: services, maps, health.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::controller::event::Event;
+use crate::netlink::{
+    LinkTable, Neighbour, Netlink, NetlinkError, NetlinkEvent, NextHop, Ownership, Resolution,
+};
+
+/// What the task is told.
+#[derive(Debug)]
+pub enum Ask {
+    /// These destinations matter from now on.
+    Destinations(BTreeSet<IpAddr>),
+    /// The kernel program dropped packets for want of this destination's neighbour.
+    Missed(IpAddr),
+    /// The kernel's links, neighbours or routes changed.
+    Netlink(NetlinkEvent),
+    /// End; the neighbours that were added are removed, unless they are to stay.
+    Stop {
+        /// Leave the neighbours.
+        keep: bool,
+        /// Told when it is done.
+        done: oneshot::Sender<()>,
+    },
+}
+
+impl From<NetlinkEvent> for Ask {
+    fn from(event: NetlinkEvent) -> Self {
+        Self::Netlink(event)
+    }
+}
+
+/// Links, and the next hops that are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Routes {
+    /// All interfaces.
+    pub links: LinkTable,
+    /// Next hop by destination; a destination without one is not reachable by now.
+    pub hops: BTreeMap<IpAddr, NextHop>,
+}
+
+/// Neighbours that are managed for clients' side at most: the program asks for them by dropping.
+const MAX_MISSED: usize = 1024;
+
+/// Starts the task. It ends when told to, or with the last sender.
+pub fn spawn(netlink: Netlink, events: mpsc::Sender<Event>) -> mpsc::Sender<Ask> {
+    let (sender, asks) = mpsc::channel(256);
+    tokio::spawn(Resolver::new(netlink, events).run(asks));
+    sender
+}
+
+struct Resolver {
+    netlink: Netlink,
+    events: mpsc::Sender<Event>,
+    links: LinkTable,
+    destinations: BTreeMap<IpAddr, Option<Resolution>>,
+    missed: BTreeSet<IpAddr>,
+    managed: BTreeSet<(u32, IpAddr)>,
+    sent: Option<Routes>,
+}
+
+/// What a round has to look at again.
+#[derive(Default)]
+struct Round {
+    links: bool,
+    all: bool,
+    some: BTreeSet<IpAddr>,
+}
+
+impl Resolver {
+    fn new(netlink: Netlink, events: mpsc::Sender<Event>) -> Self {
+        Self {
+            netlink,
+            events,
+            links: LinkTable::default(),
+            destinations: BTreeMap::new(),
+            missed: BTreeSet::new(),
+            managed: BTreeSet::new(),
+            sent: None,
+        }
+    }
+
+    async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
+        while let Some(first) = asks.recv().await {
+            // The first round also reads the links.
+            let mut round = Round { links: self.sent.is_none(), ..Round::default() };
+            let mut next = Some(first);
+            while let Some(ask) = next {
+                match ask {
+                    Ask::Stop { keep, done } => {
+                        self.stop(keep).await;
+                        let _gone = done.send(());
+                        return;
+                    }
+                    other => self.note(other, &mut round),
+                }
+                next = asks.try_recv().ok();
+            }
+            if let Err(error) = self.look(round).await {
+                tracing::warn!(%error, "next hops are not current; the routing table is asked per packet");
+            }
+            self.send().await;
+        }
+    }
+
+    fn note(&mut self, ask: Ask, round: &mut Round) {
+        match ask {
+            Ask::Destinations(wanted) => {
+                self.destinations.retain(|ip, _| wanted.contains(ip) || self.missed.contains(ip));
+                for ip in wanted {
+                    if let std::collections::btree_map::Entry::Vacant(slot) =
+                        self.destinations.entry(ip)
+                    {
+                        slot.insert(None);
+                        round.some.insert(ip);
+                    }
+                }
+            }
+            Ask::Missed(ip) => {
+                if self.missed.len() < MAX_MISSED && self.missed.insert(ip) {
+                    self.destinations.entry(ip).or_insert(None);
+                }
+                round.some.insert(ip);
+            }
+            Ask::Netlink(NetlinkEvent::NeighbourChanged(neighbour)) => {
+                round.some.extend(self.behind(&neighbour));
+            }
+            Ask::Netlink(NetlinkEvent::RouteChanged) => round.all = true,
+            Ask::Netlink(NetlinkEvent::LinkChanged { .. } | NetlinkEvent::Resync) => {
+                round.links = true;
+                round.all = true;
+            }
+            Ask::Stop { .. } => {}
+        }
+    }
+
+    /// Destinations whose packets go to this neighbour.
+    fn behind(&self, neighbour: &Neighbour) -> Vec<IpAddr> {
+        let is_by_way = |(ip, resolution): &(&IpAddr, &Option<Resolution>)| {
+            let route = resolution.and_then(|r| r.route);
+            route.is_some_and(|route| {
+                route.ifindex == neighbour.ifindex && route.neighbour(**ip) == neighbour.address
+            })
+        };
+        self.destinations.iter().filter(is_by_way).map(|(ip, _)| *ip).collect()
+    }
+
+    async fn look(&mut self, round: Round) -> Result<(), NetlinkError> {
+        if round.links {
+            self.links = self.netlink.links().await?;
+        }
+        let again: Vec<IpAddr> = if round.all {
+            self.destinations.keys().copied().collect()
+        } else {
+            round.some.into_iter().filter(|ip| self.destinations.contains_key(ip)).collect()
+        };
+        for ip in again {
+            let resolution = self.netlink.resolve(&self.links, ip).await?;
+            if let Some(route) = resolution.route.filter(|route| !route.local) {
+                self.manage(route.ifindex, route.neighbour(ip)).await;
+            }
+            self.destinations.insert(ip, Some(resolution));
+        }
+        Ok(())
+    }
+
+    async fn manage(&mut self, ifindex: u32, address: IpAddr) {
+        match self.netlink.manage_neighbour(ifindex, address).await {
+            Ok(Ownership::Ours) => {
+                self.managed.insert((ifindex, address));
+            }
+            Ok(Ownership::Foreign) => {}
+            Err(error) => tracing::warn!(%address, %error, "a neighbour cannot be kept resolved"),
+        }
+    }
+
+    async fn send(&mut self) {
+        let hop = |(ip, resolution): (&IpAddr, &Option<Resolution>)| {
+            Some((*ip, resolution.as_ref()?.next_hop.ok()?))
+        };
+        let hops = self.destinations.iter().filter_map(hop).collect();
+        let routes = Routes { links: self.links.clone(), hops };
+        if self.sent.as_ref() != Some(&routes) {
+            self.sent = Some(routes.clone());
+            // A controller that is gone needs no routes.
+            let _gone = self.events.send(Event::Routes(routes)).await;
+        }
+    }
+
+    async fn stop(&mut self, keep: bool) {
+        if keep {
+            return;
+        }
+        for (ifindex, address) in std::mem::take(&mut self.managed) {
+            if let Err(error) = self.netlink.remove_neighbour(ifindex, address).await {
+                tracing::warn!(%address, %error, "a managed neighbour stays behind");
+            }
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! From the configuration and what is known of the world to what the maps should hold.
+//!
+//! Pure: the controller gathers [`World`], [`compile`] answers. Must not know: map operations, how
+//! health or next hops came to be known.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use lb_common::conn::{State, Timeouts};
+use lb_common::pod::{Address, mapped};
+use lb_common::service::{
+    CONFIG_REPLY_ROUTE, INTERFACE_DOWN, Interface, METHOD_DR, METHOD_NAT,
+    SERVICE_HASH_PORT, ServiceKey,
+};
+use lb_common::wire::{self, Link};
+
+use crate::controller::effective::{AdminState, Effective, effective};
+use crate::controller::routes::Routes;
+use crate::health::{HealthState, Target};
+use crate::model::{
+    Dataplane, Director, ForwardingMethod, Listen, Protocol, RealServer, Replies, VirtualService,
+};
+use crate::netlink::NextHop;
+use crate::plan::{Settings, Wanted, WantedServer, WantedService};
+
+/// What is known beside the configuration.
+pub struct World<'a> {
+    /// State of a checked target.
+    pub health: &'a dyn Fn(&Target) -> Option<HealthState>,
+    /// Targets that no probe has answered for yet.
+    pub unknown: &'a HashSet<Target>,
+    /// Links and next hops.
+    pub routes: &'a Routes,
+    /// Addresses whose next hop is still being looked for: nothing new is sent there yet.
+    pub resolving: &'a HashSet<IpAddr>,
+    /// Jiffies in a span of time.
+    pub jiffies: &'a dyn Fn(Duration) -> u64,
+    /// Age of the heartbeat above which next hops are not trusted.
+    pub heartbeat_max: Duration,
+}
+
+impl World<'_> {
+    /// What becomes of a real server now.
+    pub fn effective(&self, service: &VirtualService, server: &RealServer) -> Effective {
+        let target = Target::of(server);
+        let health = target.as_ref().and_then(|target| (self.health)(target));
+        let mut effective = effective(server, service.on_failure, health, AdminState::Ready);
+        if target.is_some_and(|target| self.unknown.contains(&target)) {
+            // A server that was never seen down has no connections that somebody must be told of.
+            effective.expire_connections = false;
+        }
+        effective
+    }
+}
+
+/// What the maps should hold.
+pub fn compile(director: &Director, plane: &Dataplane, world: &World<'_>) -> Wanted {
+    Wanted {
+        services: director.virtual_services.iter().map(|s| service(s, world)).collect(),
+        timeouts: vec![(0, timeouts(plane, world))],
+        settings: Settings {
+            heartbeat_max: (world.jiffies)(world.heartbeat_max),
+            hz: (world.jiffies)(Duration::from_secs(1)),
+            flood_limit: u64::from(plane.new_connections_per_second),
+            flags: if plane.replies == Replies::Route { CONFIG_REPLY_ROUTE } else { 0 },
+        },
+        interfaces: interfaces(plane, world.routes),
+        leaving_hops: BTreeMap::new(),
+    }
+}
+
+fn service(service: &VirtualService, world: &World<'_>) -> WantedService {
+    WantedService {
+        listen: service.listen.iter().map(key).collect(),
+        scheduler: service.scheduler,
+        method: match service.forwarding {
+            ForwardingMethod::Dr => METHOD_DR,
+            ForwardingMethod::Nat => METHOD_NAT,
+        },
+        flags: SERVICE_HASH_PORT,
+        timeouts: 0,
+        servers: service.real_servers.iter().map(|rs| server(service, rs, world)).collect(),
+    }
+}
+
+fn server(service: &VirtualService, server: &RealServer, world: &World<'_>) -> WantedServer {
+    let effective = world.effective(service, server);
+    let waits = world.resolving.contains(&server.address);
+    WantedServer {
+        address: address(server.address),
+        port: server.port,
+        weight: if waits { 0 } else { effective.weight },
+        configured: true,
+        next_hop: world.routes.hops.get(&server.address).map(link),
+        expire: effective.expire_connections,
+    }
+}
+
+/// The key of what a client connects to.
+pub fn key(listen: &Listen) -> ServiceKey {
+    ServiceKey {
+        address: address(listen.address),
+        port: listen.port,
+        protocol: match listen.protocol {
+            Protocol::Tcp => wire::TCP,
+            Protocol::Udp => wire::UDP,
+        },
+        pad: [0; 5],
+    }
+}
+
+/// An address as the maps have it.
+pub fn address(ip: IpAddr) -> Address {
+    match ip {
+        IpAddr::V4(ip) => mapped(ip.octets()),
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+fn link(hop: &NextHop) -> Link {
+    Link {
+        peer_mac: hop.dmac,
+        our_mac: hop.smac,
+        ifindex: hop.ifindex,
+        tags: [hop.vlan.unwrap_or(0), 0],
+        tag_count: u8::from(hop.vlan.is_some()),
+        pad: [0; 3],
+    }
+}
+
+/// IPVS's timeouts, as far as the configuration does not say otherwise: `tcp_fin` bounds every
+/// state after a FIN, `tcp_syn` those before the connection is made.
+fn timeouts(plane: &Dataplane, world: &World<'_>) -> Timeouts {
+    let configured = &plane.timeouts;
+    let mut by_state = [0; 16];
+    for state in State::ALL {
+        let usual = Duration::from_secs(u64::from(state.default_timeout_seconds()));
+        let timeout = match state {
+            State::ESTABLISHED => configured.tcp,
+            State::SYN_RECV => configured.tcp_syn,
+            State::SYN_SENT | State::SYNACK => usual.min(configured.tcp_syn * 2),
+            State::FIN_WAIT => configured.tcp_fin,
+            State::TIME_WAIT | State::CLOSE_WAIT | State::LAST_ACK | State::CLOSE => {
+                usual.min(configured.tcp_fin)
+            }
+            State::UDP => configured.udp,
+            _ => usual,
+        };
+        by_state[state.raw() as usize] = (world.jiffies)(timeout);
+    }
+    Timeouts { by_state }
+}
+
+fn interfaces(plane: &Dataplane, routes: &Routes) -> BTreeMap<u32, Interface> {
+    let known = |name: &String| {
+        let link = routes.links.by_name(name)?;
+        let flags = if link.up && link.running { 0 } else { INTERFACE_DOWN };
+        let value = Interface { mac: link.mac.unwrap_or_default(), pad: [0; 2], flags };
+        Some((link.index, value))
+    };
+    plane.interfaces.iter().filter_map(known).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{AttachMode, CheckKind, HealthCheck, OnFailure, Scheduler};
+
+    fn plane() -> Dataplane {
+        Dataplane {
+            interfaces: vec![],
+            mode: AttachMode::Auto,
+            pin_path: "/sys/fs/bpf/lb".into(),
+            connections: 1,
+            timeouts: crate::model::Timeouts::default(),
+            new_connections_per_second: 7,
+            replies: Replies::Route,
+            addresses: vec![],
+        }
+    }
+
+    fn director(health_check: Option<HealthCheck>, on_failure: OnFailure) -> Director {
+        let ip = |text: &str| text.parse().expect("an address");
+        Director {
+            node: "n".into(),
+            dataplane: Some(plane()),
+            virtual_services: vec![VirtualService {
+                name: "web".into(),
+                listen: vec![Listen {
+                    address: ip("192.0.2.1"),
+                    port: 80,
+                    protocol: Protocol::Tcp,
+                }],
+                scheduler: Scheduler::Rr,
+                forwarding: ForwardingMethod::Nat,
+                on_failure,
+                real_servers: vec![RealServer {
+                    address: ip("10.0.0.1"),
+                    port: 8080,
+                    weight: 3,
+                    disabled: false,
+                    health_check,
+                }],
+            }],
+            admin: crate::model::Admin::default(),
+            log: crate::model::Log::default(),
+        }
+    }
+
+    fn tcp_check() -> HealthCheck {
+        HealthCheck {
+            kind: CheckKind::Tcp,
+            interval: Duration::from_secs(1),
+            retry_interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            rise: 1,
+            fall: 1,
+            port: None,
+            starts_up: false,
+        }
+    }
+
+    fn compiled(
+        director: &Director,
+        health: Option<HealthState>,
+        unknown: bool,
+        resolving: bool,
+    ) -> WantedServer {
+        let target = Target::of(&director.virtual_services[0].real_servers[0]);
+        let unknown = target.filter(|_| unknown).into_iter().collect();
+        let address = director.virtual_services[0].real_servers[0].address;
+        let resolving = resolving.then_some(address).into_iter().collect();
+        let world = World {
+            health: &|_| health,
+            unknown: &unknown,
+            routes: &Routes::default(),
+            resolving: &resolving,
+            jiffies: &|span| span.as_secs() * 100,
+            heartbeat_max: Duration::from_secs(4),
+        };
+        let wanted = compile(director, &plane(), &world);
+        assert_eq!(wanted.settings.flags, CONFIG_REPLY_ROUTE);
+        assert_eq!((wanted.settings.hz, wanted.settings.heartbeat_max), (100, 400));
+        assert_eq!(wanted.timeouts[0].1.by_state[State::ESTABLISHED.raw() as usize], 90_000);
+        wanted.services[0].servers[0]
+    }
+
+    #[test]
+    fn a_failed_check_takes_the_weight_and_expires_as_configured() {
+        let checked = director(Some(tcp_check()), OnFailure::Remove);
+        let up = compiled(&checked, Some(HealthState::Up), false, false);
+        assert_eq!((up.weight, up.expire), (3, false));
+        let down = compiled(&checked, Some(HealthState::Down), false, false);
+        assert_eq!((down.weight, down.expire), (0, true));
+        let quiet = director(Some(tcp_check()), OnFailure::Quiesce);
+        let down = compiled(&quiet, Some(HealthState::Down), false, false);
+        assert_eq!((down.weight, down.expire), (0, false));
+    }
+
+    #[test]
+    fn a_server_that_was_never_probed_is_not_expired() {
+        let checked = director(Some(tcp_check()), OnFailure::Remove);
+        let first = compiled(&checked, Some(HealthState::Down), true, false);
+        assert_eq!((first.weight, first.expire), (0, false));
+    }
+
+    #[test]
+    fn a_server_without_a_next_hop_waits_while_it_is_looked_for() {
+        let unchecked = director(None, OnFailure::Remove);
+        assert_eq!(compiled(&unchecked, None, false, true).weight, 0);
+        assert_eq!(compiled(&unchecked, None, false, false).weight, 3);
+    }
+}
