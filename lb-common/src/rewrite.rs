@@ -3,7 +3,8 @@
 //! Must not know: redirects, next-hop choice, MTU.
 
 use crate::csum::Delta;
-use crate::wire::{Be16, Buf, Macs, TCP};
+use crate::key::{ConnKey, ConnKey4, ConnKey6};
+use crate::wire::{Be16, Buf, Macs, Packet, TCP};
 
 /// Why a packet could not be edited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,50 @@ pub enum End {
     Source,
     /// The destination: requests.
     Destination,
+}
+
+/// A family whose packets can be edited.
+pub trait Edit: ConnKey {
+    /// Ages the packet, and with an end, an address (as four words, the last one for IPv4) and a
+    /// port, rewrites that end of it.
+    ///
+    /// # Errors
+    /// When the packet does not fit; it is to be dropped.
+    fn edit<B: Buf>(
+        buf: &mut B,
+        packet: &Packet<Self>,
+        nat: Option<(End, [u32; 4], u16)>,
+    ) -> Result<(), Unfit>;
+}
+
+impl Edit for ConnKey4 {
+    #[inline(always)]
+    fn edit<B: Buf>(
+        buf: &mut B,
+        packet: &Packet<Self>,
+        nat: Option<(End, [u32; 4], u16)>,
+    ) -> Result<(), Unfit> {
+        let at = (packet.l3(), packet.l4(), packet.key.protocol);
+        match nat {
+            None => age4(buf, at.0, Delta::ZERO),
+            Some((end, address, port)) => nat4(buf, at, end, address[3], port),
+        }
+    }
+}
+
+impl Edit for ConnKey6 {
+    #[inline(always)]
+    fn edit<B: Buf>(
+        buf: &mut B,
+        packet: &Packet<Self>,
+        nat: Option<(End, [u32; 4], u16)>,
+    ) -> Result<(), Unfit> {
+        let at = (packet.l3(), packet.l4(), packet.key.protocol);
+        match nat {
+            None => age6(buf, at.0),
+            Some((end, address, port)) => nat6(buf, at, end, &address, port),
+        }
+    }
 }
 
 /// Writes destination and source of a frame.

@@ -6,7 +6,7 @@
 //!
 //! Must not know: YAML, health, names.
 
-use crate::conn::ConnKey;
+use crate::key::ConnKey;
 use crate::pod;
 use crate::pod::Address;
 use crate::wire::Link;

@@ -6,7 +6,7 @@
 //!
 //! Must not know: XDP contexts, services.
 
-use crate::conn::{ConnKey, ConnKey4, ConnKey6};
+use crate::key::{ConnKey, ConnKey4, ConnKey6};
 use crate::pod;
 use crate::pod::{Address, Pod};
 

@@ -12,6 +12,7 @@ use lb_common::conn::{
     ABANDONED, ConnEntry, ConnEntry4, ConnEntry6, ConnKey, ConnKey4, ConnKey6, DEAD, Direction,
     PROVISIONAL, REPLY, State, Word, flags, next_state,
 };
+use lb_common::rewrite::Edit;
 use lb_common::service::{METHOD_NAT, RealServer};
 use lb_common::verdict::Counter;
 use lb_common::wire::{Link, Packet, TCP};
@@ -20,7 +21,7 @@ use crate::frame::{Frame, ingress};
 use crate::{atomic, maps, stats};
 
 /// A key together with the table that it is a key of.
-pub trait Table: ConnKey {
+pub trait Table: Edit {
     /// The entry under this key.
     fn find(&self) -> Option<*mut ConnEntry<Self>>;
 

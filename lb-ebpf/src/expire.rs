@@ -1,7 +1,9 @@
 //! The sweep's other half: user space proposes keys, this program decides and closes.
 //!
 //! Run by BPF_PROG_TEST_RUN on the live maps, with a batch of keys as packet data, so that counts
-//! change in one place only. Must not know: when a sweep runs.
+//! change in one place only.
+//!
+//! Must not know: when a sweep runs.
 
 use aya_ebpf::bindings::xdp_md;
 use lb_common::conn::{ConnKey4, ConnKey6};

@@ -1,7 +1,9 @@
 //! Changing a frame's headers and sending it: to a real server, or back to the client.
 //!
 //! The next hop is settled before anything is changed, so that a packet without one is dropped
-//! whole. Must not know: why this server was chosen.
+//! whole.
+//!
+//! Must not know: why this server was chosen.
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head};

@@ -1,6 +1,8 @@
 //! `lb`: an L4 director. The library holds everything; `main.rs` only calls [`cli`].
 //!
 //! Read ARCHITECTURE.md for the floors: a module may name what is below it, never the other way.
+//!
+//! Must not know: anything itself.
 
 pub mod admin;
 pub mod cli;

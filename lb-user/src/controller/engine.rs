@@ -43,8 +43,7 @@ impl Engine {
     /// # Errors
     /// As `Dataplane::open`.
     pub fn open(plane: &model::Dataplane) -> anyhow::Result<Self> {
-        let options =
-            Options { pin_path: plane.pin_path.clone(), connections: plane.connections };
+        let options = Options { pin_path: plane.pin_path.clone(), connections: plane.connections };
         let mut dataplane = Dataplane::open(&options)?;
         let (installed, repairs) = Installed::adopt(dataplane.tables().contents()?);
         for repair in repairs {

@@ -249,9 +249,8 @@ async fn set_addresses(
 
 /// What cannot change while the daemon runs.
 fn refuse_what_needs_a_start(before: &Director, after: &Director) -> anyhow::Result<()> {
-    let refuse = |key: &str| {
-        anyhow::bail!("{key} cannot change while lb runs: stop it and start it again")
-    };
+    let refuse =
+        |key: &str| anyhow::bail!("{key} cannot change while lb runs: stop it and start it again");
     match (&before.dataplane, &after.dataplane) {
         (Some(before), Some(after)) => {
             if before.pin_path != after.pin_path {

@@ -358,7 +358,8 @@ impl Controller {
         let Some(until) = self.stopping else {
             return false;
         };
-        let is_open = |engine: &mut Engine| engine.connections().is_ok_and(|(active, _)| active > 0);
+        let is_open =
+            |engine: &mut Engine| engine.connections().is_ok_and(|(active, _)| active > 0);
         Instant::now() >= until || !self.engine.as_mut().is_some_and(is_open)
     }
 
@@ -432,9 +433,7 @@ impl Controller {
 
 /// A seed that differs from one start to the next.
 pub(super) fn seed() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |age| age.as_nanos() as u64)
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_nanos() as u64)
 }
 
 fn name(state: HealthState) -> &'static str {

@@ -1,7 +1,8 @@
 //! From the configuration and what is known of the world to what the maps should hold.
 //!
-//! Pure: the controller gathers [`World`], [`compile`] answers. Must not know: map operations, how
-//! health or next hops came to be known.
+//! Pure: the controller gathers [`World`], [`compile`] answers.
+//!
+//! Must not know: map operations, how health or next hops came to be known.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -10,8 +11,8 @@ use std::time::Duration;
 use lb_common::conn::{State, Timeouts};
 use lb_common::pod::{Address, mapped};
 use lb_common::service::{
-    CONFIG_REPLY_ROUTE, INTERFACE_DOWN, Interface, METHOD_DR, METHOD_NAT,
-    SERVICE_HASH_PORT, ServiceKey,
+    CONFIG_REPLY_ROUTE, INTERFACE_DOWN, Interface, METHOD_DR, METHOD_NAT, SERVICE_HASH_PORT,
+    ServiceKey,
 };
 use lb_common::wire::{self, Link};
 

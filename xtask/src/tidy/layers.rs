@@ -37,14 +37,13 @@ const TABLES: [Table; 2] = [
     Table {
         folder: "lb-common/src/",
         floors: &[
-            &["pod", "abi"],
+            &["pod", "abi", "state"],
             &["csum", "verdict", "hash"],
-            &["wire", "conn"],
-            &["service", "rewrite", "expire", "event"],
-            &["sched"],
+            &["key"],
+            &["wire"],
+            &["conn", "rewrite", "service", "expire"],
         ],
-        // The parser makes connection keys; a connection keeps the link that a frame came by.
-        peers: &[("wire", "conn")],
+        peers: &[],
     },
 ];
 
