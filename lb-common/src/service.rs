@@ -103,6 +103,8 @@ const _: () = assert!(size_of::<RealServer>() == 64);
 pub const RS_VALID: u32 = 1;
 /// The next hop is known.
 pub const RS_NEXT_HOP: u32 = 2;
+/// Its connections were expired and it has none of them any more.
+pub const RS_EXPIRED: u32 = 4;
 
 /// Direct routing.
 pub const METHOD_DR: u8 = 0;

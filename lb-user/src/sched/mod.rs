@@ -1,1 +1,9 @@
-//! (being written)
+//! Slot tables: what a scheduler chooses from, built from weights and identities.
+//!
+//! [`ring`] interleaves the turns of rr and wrr; [`maglev`] builds the table that the stateless
+//! fallback and, later, `mh` hash into. The same input gives the same table on every director.
+//!
+//! Must not know: maps, health reasons, regions.
+
+pub mod maglev;
+pub mod ring;
