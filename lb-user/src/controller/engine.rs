@@ -16,7 +16,26 @@ use crate::dataplane::bpf::{Dataplane, Mode, Options, add};
 use crate::dataplane::sweep::{Report, Sweeper};
 use crate::health::HealthState;
 use crate::model;
-use crate::plan::{Installed, Planner, Wanted};
+use crate::plan::{Changes, Installed, Limits, Planner, Wanted, listen_name};
+
+/// Tells what a plan did.
+fn log(changes: &Changes) {
+    for key in &changes.services_added {
+        tracing::info!(service = listen_name(key), "virtual service added");
+    }
+    for key in &changes.services_removed {
+        tracing::info!(service = listen_name(key), "virtual service removed");
+    }
+    for (_, server) in &changes.servers_added {
+        tracing::info!(?server, "real server added");
+    }
+    for (_, server) in &changes.servers_left {
+        tracing::info!(?server, "real server left; its connections may end");
+    }
+    for (_, server) in &changes.servers_retired {
+        tracing::debug!(?server, "real server is gone");
+    }
+}
 
 /// Time between the starts of two sweeps, at the least.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -29,7 +48,6 @@ pub const HEARTBEAT_MAX: Duration = Duration::from_secs(4);
 pub struct Engine {
     dataplane: Dataplane,
     planner: Planner,
-    indices: BTreeMap<(u32, Address, u16), u32>,
     /// Real servers that left the file, and since when the maps say so.
     leaving: BTreeMap<u32, Instant>,
     idle: BTreeSet<u32>,
@@ -49,16 +67,13 @@ impl Engine {
         for repair in repairs {
             tracing::warn!("maps of an earlier run: {repair}");
         }
-        let mut engine = Self {
+        Ok(Self {
             dataplane,
-            planner: Planner::new(installed),
-            indices: BTreeMap::new(),
+            planner: Planner::new(installed, Limits::default()),
             leaving: BTreeMap::new(),
             idle: BTreeSet::new(),
             sweeping: None,
-        };
-        engine.index();
-        Ok(engine)
+        })
     }
 
     /// The data plane.
@@ -72,36 +87,25 @@ impl Engine {
     /// When the plan does not fit the maps (nothing was changed), or a write failed (what was
     /// written is read back, so that the next plan mends the rest).
     pub fn apply(&mut self, wanted: &Wanted) -> anyhow::Result<usize> {
-        let plan = self.planner.prepare(wanted, &self.idle)?;
-        for op in &plan.ops {
+        let plan = self.planner.plan(wanted, &self.idle)?;
+        for (written, op) in plan.ops.iter().enumerate() {
             if let Err(error) = self.dataplane.tables().apply(op) {
-                let (installed, _) = Installed::adopt(self.dataplane.tables().contents()?);
-                self.planner = Planner::new(installed);
+                self.planner.commit_part(&plan, written);
                 return Err(error.context(format!("write the maps: {op:?}")));
             }
         }
+        log(&plan.changes);
         let count = plan.ops.len();
         self.planner.commit(plan);
         self.idle.clear();
-        self.index();
+        let now = Instant::now();
+        self.leaving = self
+            .planner
+            .leaving()
+            .iter()
+            .map(|&index| (index, self.leaving.get(&index).copied().unwrap_or(now)))
+            .collect();
         Ok(count)
-    }
-
-    /// Finds out anew which index every real server has, and which ones are leaving.
-    fn index(&mut self) {
-        let installed = self.planner.installed();
-        let active = installed.active_servers();
-        self.indices.clear();
-        let mut leaving = BTreeMap::new();
-        for (&index, server) in &installed.real_servers {
-            if active.contains(&index) {
-                self.indices.insert((server.service, server.address, server.port), index);
-            } else {
-                let since = self.leaving.get(&index).copied().unwrap_or_else(Instant::now);
-                leaving.insert(index, since);
-            }
-        }
-        self.leaving = leaving;
     }
 
     /// Takes note of a sweep: a leaving server that no entry names any more may be retired. True
@@ -120,30 +124,32 @@ impl Engine {
         !self.idle.is_empty()
     }
 
-    /// Id of an installed service, by any of its keys.
-    pub fn service_id(&self, listen: &[ServiceKey]) -> Option<u32> {
-        let services = &self.planner.installed().services;
-        listen.iter().find_map(|key| services.get(key)).map(|entry| entry.id)
+    /// Id of the installed service that listens on a key.
+    pub fn service_id(&self, key: &ServiceKey) -> Option<u32> {
+        self.planner.installed().services.get(key).map(|entry| entry.id)
     }
 
-    /// Index of a real server that is in the file.
-    pub fn server_index(&self, service: u32, address: Address, port: u16) -> Option<u32> {
-        self.indices.get(&(service, address, port)).copied()
+    /// Index of a real server of the service that listens on a key.
+    pub fn server_index(&self, key: &ServiceKey, address: Address, port: u16) -> Option<u32> {
+        self.planner.index_of(key, &address, port)
     }
 
     /// What the maps of an earlier daemon say of a real server's health: up when it got new
     /// connections, down when its connections were expired.
-    pub fn adopted_health(&self, service: u32, address: Address, port: u16) -> Option<HealthState> {
+    pub fn adopted_health(
+        &self,
+        key: &ServiceKey,
+        address: Address,
+        port: u16,
+    ) -> Option<HealthState> {
         let installed = self.planner.installed();
-        let (index, server) = installed.real_servers.iter().find(|(_, server)| {
-            (server.service, server.address, server.port) == (service, address, port)
-        })?;
+        let index = self.server_index(key, address, port)?;
+        let server = installed.real_servers.get(&index)?;
         if server.flags & RS_EXPIRED != 0 {
             return Some(HealthState::Down);
         }
-        let entry = installed.services.values().find(|entry| entry.id == service)?;
-        let slots = installed.slots.get(&entry.slots.base)?;
-        slots.contains(index).then_some(HealthState::Up)
+        let table = installed.table(installed.services.get(key)?.slots)?;
+        table.slots.contains(&index).then_some(HealthState::Up)
     }
 
     /// Traffic of a service over all its real servers, those that are gone included.

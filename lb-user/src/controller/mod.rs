@@ -14,17 +14,17 @@
 
 pub mod document;
 pub mod effective;
-mod engine;
+pub mod engine;
 pub mod event;
 pub mod notify;
 pub mod preflight;
 mod reload;
-mod report;
+pub mod report;
 pub mod request;
 pub mod routes;
 pub mod signals;
 mod task;
-mod wanted;
+pub mod wanted;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -75,13 +75,12 @@ impl Source<'_> {
     }
 
     fn service(&mut self, service: &model::VirtualService) -> anyhow::Result<VirtualService> {
-        let id = self.id(service);
         let mut real_servers = Vec::new();
         for server in &service.real_servers {
-            real_servers.push(self.real_server(service, server, id)?);
+            real_servers.push(self.real_server(service, server)?);
         }
         let up = real_servers.iter().any(|server| server.effective_weight > 0);
-        let traffic = self.service_traffic(id)?;
+        let traffic = self.service_traffic(service)?;
         Ok(VirtualService {
             name: service.name.clone(),
             listen: service.listen.iter().map(listen).collect(),
@@ -97,7 +96,6 @@ impl Source<'_> {
         &mut self,
         service: &model::VirtualService,
         server: &model::RealServer,
-        id: Option<u32>,
     ) -> anyhow::Result<RealServer> {
         let effective = self.world.effective(service, server);
         let last = Target::of(server).map(|target| (self.last)(&target));
@@ -110,10 +108,8 @@ impl Source<'_> {
             check: last.map(check),
             ..RealServer::default()
         };
-        let (Some(engine), Some(id)) = (self.engine.as_deref_mut(), id) else {
-            return Ok(document);
-        };
-        let Some(index) = engine.server_index(id, address(server.address), server.port) else {
+        let (Some(index), Some(engine)) = (self.index(service, server), self.engine.as_deref_mut())
+        else {
             return Ok(document);
         };
         let counts = engine.dataplane().tables().counts(index)?;
@@ -136,19 +132,18 @@ impl Source<'_> {
         let director = self.director;
         let mut stats = Stats { drift: self.drift, ..Stats::default() };
         for service in &director.virtual_services {
-            let id = self.id(service);
             let mut real_servers = Vec::new();
             for server in &service.real_servers {
                 real_servers.push(RealServerStats {
                     address: server.address.to_string(),
                     port: server.port,
-                    counters: counters(&self.server_traffic(id, server)?),
+                    counters: counters(&self.server_traffic(service, server)?),
                     rates: BTreeMap::new(),
                 });
             }
             stats.services.push(ServiceStats {
                 name: service.name.clone(),
-                counters: counters(&self.service_traffic(id)?),
+                counters: counters(&self.service_traffic(service)?),
                 rates: BTreeMap::new(),
                 real_servers,
             });
@@ -166,29 +161,30 @@ impl Source<'_> {
         Ok(stats)
     }
 
-    fn id(&self, service: &model::VirtualService) -> Option<u32> {
-        let keys: Vec<_> = service.listen.iter().map(key).collect();
-        self.engine.as_deref().and_then(|engine| engine.service_id(&keys))
+    fn index(&self, service: &model::VirtualService, server: &model::RealServer) -> Option<u32> {
+        let key = key(service.listen.first()?);
+        self.engine.as_deref()?.server_index(&key, address(server.address), server.port)
     }
 
-    fn service_traffic(&mut self, id: Option<u32>) -> anyhow::Result<Traffic> {
-        match (self.engine.as_deref_mut(), id) {
-            (Some(engine), Some(id)) => engine.service_traffic(id),
-            _ => Ok(Traffic::zeroed()),
+    fn service_traffic(&mut self, service: &model::VirtualService) -> anyhow::Result<Traffic> {
+        let key = service.listen.first().map(key);
+        let Some(engine) = self.engine.as_deref_mut() else {
+            return Ok(Traffic::zeroed());
+        };
+        match key.and_then(|key| engine.service_id(&key)) {
+            Some(id) => engine.service_traffic(id),
+            None => Ok(Traffic::zeroed()),
         }
     }
 
     fn server_traffic(
         &mut self,
-        id: Option<u32>,
+        service: &model::VirtualService,
         server: &model::RealServer,
     ) -> anyhow::Result<Traffic> {
-        let (Some(engine), Some(id)) = (self.engine.as_deref_mut(), id) else {
-            return Ok(Traffic::zeroed());
-        };
-        match engine.server_index(id, address(server.address), server.port) {
-            Some(index) => engine.dataplane().tables().traffic(index),
-            None => Ok(Traffic::zeroed()),
+        match (self.index(service, server), self.engine.as_deref_mut()) {
+            (Some(index), Some(engine)) => engine.dataplane().tables().traffic(index),
+            _ => Ok(Traffic::zeroed()),
         }
     }
 }

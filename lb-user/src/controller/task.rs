@@ -312,8 +312,8 @@ impl Controller {
 
     fn service_named(&self, name: &str) -> Result<u32, Refusal> {
         let service = self.start.director.virtual_services.iter().find(|s| s.name == name);
-        let keys = service.map(|s| s.listen.iter().map(wanted::key).collect::<Vec<_>>());
-        let id = keys.and_then(|keys| self.engine.as_ref()?.service_id(&keys));
+        let key = service.and_then(|s| s.listen.first()).map(wanted::key);
+        let id = key.and_then(|key| self.engine.as_ref()?.service_id(&key));
         id.ok_or_else(|| {
             Refusal::new(RefusalKind::NotFound, format!("there is no virtual service {name}"))
         })
@@ -325,8 +325,8 @@ impl Controller {
             return Ok(names);
         };
         for service in &self.start.director.virtual_services {
-            let keys: Vec<_> = service.listen.iter().map(wanted::key).collect();
-            if let Some(id) = engine.service_id(&keys) {
+            let key = service.listen.first().map(wanted::key);
+            if let Some(id) = key.and_then(|key| engine.service_id(&key)) {
                 names.services.insert(id, service.name.clone());
             }
         }
@@ -397,7 +397,6 @@ impl Controller {
         let mut destinations = BTreeSet::new();
         let deadline = Instant::now() + RESOLVE;
         for service in &self.start.director.virtual_services {
-            let keys: Vec<_> = service.listen.iter().map(wanted::key).collect();
             for server in &service.real_servers {
                 let is_new = destinations.insert(server.address)
                     && !self.routes.hops.contains_key(&server.address);
@@ -406,8 +405,8 @@ impl Controller {
                 }
                 let Some(target) = Target::of(server) else { continue };
                 let assume = self.engine.as_ref().and_then(|engine| {
-                    let id = engine.service_id(&keys)?;
-                    engine.adopted_health(id, wanted::address(server.address), server.port)
+                    let (address, port) = (wanted::address(server.address), server.port);
+                    engine.adopted_health(&wanted::key(service.listen.first()?), address, port)
                 });
                 let known = self.runner.state(&target).is_some();
                 if !known && assume.is_none() {
