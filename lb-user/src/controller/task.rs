@@ -201,7 +201,7 @@ impl Controller {
         let clock = engine.dataplane().clock();
         let resolving = self.resolving.keys().copied().collect();
         let jiffies = |span| clock.jiffies_in(span);
-        let health = |target: &Target| self.runner.state(target);
+        let health = |target: &Target| self.health(target);
         let world = World {
             health: &health,
             unknown: &self.unknown,
@@ -220,6 +220,12 @@ impl Controller {
         result
     }
 
+    /// State of a target as far as this task has heard; a probe may be ahead of its report.
+    fn health(&self, target: &Target) -> Option<HealthState> {
+        let heard = self.last.get(target).map(|report| report.state);
+        heard.or_else(|| self.runner.state(target))
+    }
+
     fn beat(&mut self) {
         notify::watchdog();
         let Some(engine) = &mut self.engine else {
@@ -236,6 +242,10 @@ impl Controller {
     }
 
     fn answer(&mut self, request: Request) {
+        if self.plan_at.take().is_some() {
+            // What is shown is what the maps do.
+            self.plan();
+        }
         match request.verb.clone() {
             Verb::Status => {
                 let reply = self.with_source(|source| source.status().map(Document::Status));
@@ -255,7 +265,7 @@ impl Controller {
         document: impl FnOnce(&mut Source<'_>) -> anyhow::Result<Document>,
     ) -> Reply {
         let resolving = self.resolving.keys().copied().collect();
-        let health = |target: &Target| self.runner.state(target);
+        let health = |target: &Target| self.health(target);
         let last = |target: &Target| self.last.get(target).cloned();
         let mut warnings = self.start.warnings.clone();
         warnings.extend(self.apply_error.iter().map(|e| format!("the maps are not current: {e}")));

@@ -5,8 +5,10 @@
 //!
 //! Must not know: clocks, errors of the kernel.
 
+mod free;
+mod leaving;
+
 use std::collections::{BTreeSet, HashSet};
-use std::ops::Bound;
 
 use lb_common::service::{
     Interface, RS_EXPIRED, RS_NEXT_HOP, RS_VALID, RealServer, Region, SCHEDULER_RING,
@@ -14,7 +16,8 @@ use lb_common::service::{
 };
 use lb_common::wire::Link;
 
-use super::installed::{Installed, is_generation};
+use self::free::{FreeIndices, Ids};
+use super::installed::is_generation;
 use super::op::{MapOp, Phases};
 use super::{
     Cached, Changes, Owner, Plan, PlanError, Planner, Regions, TableInputs, Wanted, WantedServer,
@@ -182,7 +185,7 @@ impl<'a> Draft<'a> {
             .ids
             .lowest(installed, capacity)
             .ok_or(PlanError::ServicesExhausted { needed: capacity as usize + 1, capacity })?;
-        self.phases.before_services.push(MapOp::ClearService { id });
+        self.phases.settings.push(MapOp::ClearService { id });
         Ok((id, None))
     }
 
@@ -318,67 +321,6 @@ impl<'a> Draft<'a> {
             }
         }
     }
-
-    /// Elements that no service has any more; `outdated` are services that changed or left, as
-    /// they were.
-    fn leaving<'c>(&mut self, outdated: impl Iterator<Item = &'c Cached>) -> BTreeSet<u32> {
-        let before = &self.planner.leaving;
-        let mut leaving: BTreeSet<u32> =
-            before.iter().filter(|index| !self.used.contains(index)).copied().collect();
-        let mut left: Vec<u32> = outdated
-            .flat_map(|cached| &cached.indices)
-            .filter(|index| !self.used.contains(index))
-            .copied()
-            .collect();
-        leaving.extend(&left);
-        if !self.planner.settled {
-            left = leaving.iter().copied().collect();
-        }
-        let servers = &self.planner.installed.real_servers;
-        let named = left.iter().filter_map(|index| Some((*index, identity(servers.get(index)?))));
-        self.changes.servers_left.extend(named);
-        leaving
-    }
-
-    /// Gives back the elements that left before this plan and have no connections.
-    fn retire(&mut self, mut leaving: BTreeSet<u32>, idle: &BTreeSet<u32>) -> BTreeSet<u32> {
-        if !self.planner.settled {
-            return leaving;
-        }
-        for index in idle.intersection(&self.planner.leaving) {
-            let Some(old) = self.planner.installed.real_servers.get(index) else {
-                continue;
-            };
-            if !leaving.remove(index) {
-                continue;
-            }
-            let generation = next_generation(old.generation);
-            let value = RealServer { generation, ..RealServer::zeroed() };
-            self.phases.retired.extend([
-                MapOp::RetireTraffic { index: *index, service: old.service },
-                MapOp::SetRealServer { index: *index, value },
-            ]);
-            self.changes.servers_retired.push((*index, identity(old)));
-        }
-        leaving
-    }
-
-    /// Next hops of elements whose connections are still forwarded.
-    fn leaving_hops(&mut self, leaving: &BTreeSet<u32>) {
-        for (index, hop) in &self.wanted.leaving_hops {
-            let Some(old) = self.planner.installed.real_servers.get(index) else {
-                continue;
-            };
-            if !leaving.contains(index) {
-                continue;
-            }
-            let value = with_hop(*old, *hop);
-            if *old != value {
-                self.phases.real_servers.push(MapOp::SetRealServer { index: *index, value });
-                self.changes.servers_changed.push((*index, identity(old)));
-            }
-        }
-    }
 }
 
 /// An element of `real_servers`.
@@ -404,61 +346,4 @@ fn with_hop(mut value: RealServer, hop: Option<Link>) -> RealServer {
 
 fn identity(server: &RealServer) -> Identity {
     Identity { address: server.address, port: server.port }
-}
-
-/// Service ids in the making of a plan.
-#[derive(Default)]
-struct Ids {
-    /// Installed ids that a wanted service keeps.
-    claimed: HashSet<u32>,
-    /// Ids that may not be given to a new service; made when the first one is.
-    taken: Option<Vec<bool>>,
-    next: u32,
-}
-
-impl Ids {
-    /// The lowest id that neither an entry nor a real server in use has.
-    fn lowest(&mut self, installed: &Installed, capacity: u32) -> Option<u32> {
-        let taken = self.taken.get_or_insert_with(|| {
-            let mut taken = vec![false; capacity as usize];
-            let entries = installed.services.values().map(|entry| entry.id);
-            for id in entries.chain(installed.real_servers.values().map(|rs| rs.service)) {
-                if let Some(taken) = taken.get_mut(id as usize) {
-                    *taken = true;
-                }
-            }
-            taken
-        });
-        let found = (self.next..capacity).find(|id| !taken[*id as usize])?;
-        self.next = found + 1;
-        Some(found)
-    }
-}
-
-/// Elements of `real_servers` that nobody has.
-struct FreeIndices<'a> {
-    planner: &'a Planner,
-    /// The last one given of those that were in use once.
-    last: Option<u32>,
-    fresh: u32,
-}
-
-impl FreeIndices<'_> {
-    /// A free element and the generation that it has.
-    fn take(&mut self) -> Option<(u32, u16)> {
-        let (installed, limit) = (&self.planner.installed, self.planner.limits.real_servers);
-        let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
-        if let Some((index, generation)) = installed.freed.range((after, Bound::Unbounded)).next() {
-            if *index < limit {
-                self.last = Some(*index);
-                return Some((*index, *generation));
-            }
-        }
-        let known = |index| {
-            installed.real_servers.contains_key(&index) || installed.freed.contains_key(&index)
-        };
-        let index = (self.fresh..limit).find(|index| !known(*index))?;
-        self.fresh = index + 1;
-        Some((index, 0))
-    }
 }

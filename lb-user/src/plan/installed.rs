@@ -21,7 +21,8 @@ use super::op::MapOp;
 /// The content of the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
-    /// Services by what clients connect to.
+    /// Services by what clients connect to. An adopted region that cannot be trusted stands here
+    /// as [`UNKNOWN`], which equals nothing that is wanted.
     pub services: BTreeMap<ServiceKey, ServiceEntry>,
     /// Real servers in use, by index.
     pub real_servers: BTreeMap<u32, RealServer>,
@@ -173,12 +174,13 @@ impl Installed {
 
     /// Finds the tables that entries name; those that cannot be trusted are left out.
     fn adopt_tables(&mut self, slots: &[u32], defects: &mut Vec<Defect>) {
-        for (key, entry) in &self.services {
+        for (key, entry) in &mut self.services {
             let id = entry.id;
             if id >= MAX_SERVICES {
                 defects.push(Defect::ServiceId { key: *key, id });
             }
-            for region in [entry.slots, entry.maglev] {
+            for place in [&mut entry.slots, &mut entry.maglev] {
+                let region = *place;
                 if region.len == 0 {
                     continue;
                 }
@@ -191,10 +193,12 @@ impl Installed {
                 let (base, len) = (region.base as usize, region.len as usize);
                 let Some(content) = slots.get(base..base.saturating_add(len)) else {
                     defects.push(Defect::RegionOutside { id, region });
+                    *place = UNKNOWN;
                     continue;
                 };
                 if overlaps(&self.slots, region) {
                     defects.push(Defect::RegionOverlaps { id, region });
+                    *place = UNKNOWN;
                     continue;
                 }
                 let bad = content.iter().find(|index| !self.real_servers.contains_key(index));
@@ -280,6 +284,9 @@ impl Installed {
         }
     }
 }
+
+/// Stands for an adopted region that reaches beyond the slot array or into another table.
+pub const UNKNOWN: Region = Region { base: u32::MAX, len: u32::MAX };
 
 /// Whether connections can have this generation.
 pub fn is_generation(generation: u16) -> bool {

@@ -126,7 +126,6 @@ pub struct Changes {
 
 /// Operations, and what they make of the planner. Dropped, it changes nothing.
 #[derive(Debug)]
-#[must_use]
 pub struct Plan {
     /// What to write, in this order.
     pub ops: Vec<MapOp>,
@@ -202,16 +201,6 @@ impl Planner {
         for (base, table) in &installed.slots {
             regions.reserve(Region { base: *base, len: table.slots.len() as u32 });
         }
-        // What a defective entry names is still read by packets until the first plan repairs it.
-        let mut aside = Vec::new();
-        for entry in installed.services.values() {
-            for region in [entry.slots, entry.maglev] {
-                if region.len > 0 {
-                    aside.extend(regions.reserve(region));
-                }
-            }
-        }
-        aside.into_iter().for_each(|region| regions.set_aside(region));
         let mut indices = HashMap::new();
         for (index, server) in &installed.real_servers {
             indices.entry(Owner::of(server)).or_insert(*index);

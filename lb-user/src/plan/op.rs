@@ -102,11 +102,11 @@ pub fn apply(installed: &mut Installed, op: &MapOp) {
 /// Operations sorted into the order of a plan.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Phases {
-    /// Settings, timeouts, interfaces.
+    /// Settings, timeouts, interfaces; cursors and counts of new service ids.
     pub(super) settings: Vec<MapOp>,
     /// New and changed real servers.
     pub(super) real_servers: Vec<MapOp>,
-    /// Slot tables, cursors, virtual addresses and filter bits that services need.
+    /// Slot tables, virtual addresses and filter bits that services need.
     pub(super) before_services: Vec<MapOp>,
     /// Services.
     pub(super) services: Vec<MapOp>,

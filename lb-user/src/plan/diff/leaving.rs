@@ -1,0 +1,81 @@
+//! Real servers that left the file: kept while they have connections, then given back.
+//!
+//! Must not know: how connections are counted.
+
+use std::collections::BTreeSet;
+
+use lb_common::service::RealServer;
+
+use super::super::op::MapOp;
+use super::super::{Cached, next_generation};
+use super::{Draft, identity, with_hop};
+
+impl Draft<'_> {
+    /// Elements that no service has any more; `outdated` are services that changed or left, as
+    /// they were.
+    pub(super) fn leaving<'c>(
+        &mut self,
+        outdated: impl Iterator<Item = &'c Cached>,
+    ) -> BTreeSet<u32> {
+        let before = &self.planner.leaving;
+        let mut leaving: BTreeSet<u32> =
+            before.iter().filter(|index| !self.used.contains(index)).copied().collect();
+        let mut left: Vec<u32> = outdated
+            .flat_map(|cached| &cached.indices)
+            .filter(|index| !self.used.contains(index))
+            .copied()
+            .collect();
+        leaving.extend(&left);
+        if !self.planner.settled {
+            left = leaving.iter().copied().collect();
+        }
+        let servers = &self.planner.installed.real_servers;
+        let named = left.iter().filter_map(|index| Some((*index, identity(servers.get(index)?))));
+        self.changes.servers_left.extend(named);
+        leaving
+    }
+
+    /// Gives back the elements that left before this plan and have no connections.
+    pub(super) fn retire(
+        &mut self,
+        mut leaving: BTreeSet<u32>,
+        idle: &BTreeSet<u32>,
+    ) -> BTreeSet<u32> {
+        if !self.planner.settled {
+            return leaving;
+        }
+        for index in idle.intersection(&self.planner.leaving) {
+            let Some(old) = self.planner.installed.real_servers.get(index) else {
+                continue;
+            };
+            if !leaving.remove(index) {
+                continue;
+            }
+            let generation = next_generation(old.generation);
+            let value = RealServer { generation, ..RealServer::zeroed() };
+            self.phases.retired.extend([
+                MapOp::RetireTraffic { index: *index, service: old.service },
+                MapOp::SetRealServer { index: *index, value },
+            ]);
+            self.changes.servers_retired.push((*index, identity(old)));
+        }
+        leaving
+    }
+
+    /// Next hops of elements whose connections are still forwarded.
+    pub(super) fn leaving_hops(&mut self, leaving: &BTreeSet<u32>) {
+        for (index, hop) in &self.wanted.leaving_hops {
+            let Some(old) = self.planner.installed.real_servers.get(index) else {
+                continue;
+            };
+            if !leaving.contains(index) {
+                continue;
+            }
+            let value = with_hop(*old, *hop);
+            if *old != value {
+                self.phases.real_servers.push(MapOp::SetRealServer { index: *index, value });
+                self.changes.servers_changed.push((*index, identity(old)));
+            }
+        }
+    }
+}
