@@ -36,7 +36,7 @@ pub enum Event {
 }
 
 /// A configuration, or its errors line by line.
-pub type LoadResult = Result<Loaded, Vec<String>>;
+pub type LoadResult = Result<Box<Loaded>, Vec<String>>;
 
 /// The addresses that this daemon owns, or why they are not what was asked for.
 pub type AddressResult = anyhow::Result<BTreeSet<Address>>;

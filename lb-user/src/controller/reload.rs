@@ -157,6 +157,7 @@ impl Controller {
             let name = path.display().to_string();
             let result = match std::fs::read_to_string(&path) {
                 Ok(text) => config::load(&name, &text, &host_name)
+                    .map(Box::new)
                     .map_err(|errors| errors.iter().map(ToString::to_string).collect()),
                 Err(error) => Err(vec![format!("{name}: {error}")]),
             };
@@ -169,7 +170,7 @@ impl Controller {
     pub(super) fn loaded(&mut self, result: LoadResult, request: Option<Request>) {
         self.reloading = false;
         let refused = match result {
-            Ok(loaded) => match self.take_over(loaded) {
+            Ok(loaded) => match self.take_over(*loaded) {
                 Ok(()) => None,
                 Err(error) => Some(vec![format!("{error:#}")]),
             },

@@ -201,7 +201,7 @@ impl Controller {
         let clock = engine.dataplane().clock();
         let resolving = self.resolving.keys().copied().collect();
         let jiffies = |span| clock.jiffies_in(span);
-        let health = |target: &Target| self.health(target);
+        let health = |target: &Target| heard(&self.last, &self.runner, target);
         let world = World {
             health: &health,
             unknown: &self.unknown,
@@ -218,12 +218,6 @@ impl Controller {
         let result = engine.apply(&wanted);
         self.engine = Some(engine);
         result
-    }
-
-    /// State of a target as far as this task has heard; a probe may be ahead of its report.
-    fn health(&self, target: &Target) -> Option<HealthState> {
-        let heard = self.last.get(target).map(|report| report.state);
-        heard.or_else(|| self.runner.state(target))
     }
 
     fn beat(&mut self) {
@@ -255,7 +249,9 @@ impl Controller {
                 let reply = self.with_source(|source| source.stats().map(Document::Stats));
                 request.answer(reply);
             }
-            Verb::Connections { service, limit } => self.connections(request, service, limit),
+            Verb::Connections { service, limit } => {
+                self.connections(request, service.as_deref(), limit);
+            }
             Verb::Reload => self.begin_reload(Some(request)),
         }
     }
@@ -265,7 +261,7 @@ impl Controller {
         document: impl FnOnce(&mut Source<'_>) -> anyhow::Result<Document>,
     ) -> Reply {
         let resolving = self.resolving.keys().copied().collect();
-        let health = |target: &Target| self.health(target);
+        let health = |target: &Target| heard(&self.last, &self.runner, target);
         let last = |target: &Target| self.last.get(target).cloned();
         let mut warnings = self.start.warnings.clone();
         warnings.extend(self.apply_error.iter().map(|e| format!("the maps are not current: {e}")));
@@ -289,9 +285,9 @@ impl Controller {
     }
 
     /// The table may be long: it is read on a blocking thread.
-    fn connections(&mut self, request: Request, service: Option<String>, limit: usize) {
+    fn connections(&mut self, request: Request, service: Option<&str>, limit: usize) {
         let prepared = self.connection_names().and_then(|names| {
-            let wanted = match &service {
+            let wanted = match service {
                 None => None,
                 Some(name) => Some(self.service_named(name)?),
             };
@@ -443,6 +439,15 @@ impl Controller {
 /// A seed that differs from one start to the next.
 pub(super) fn seed() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_nanos() as u64)
+}
+
+/// State of a target as far as the controller has heard; a probe may be ahead of its report.
+fn heard(
+    last: &HashMap<Target, Report>,
+    runner: &Runner<Event>,
+    target: &Target,
+) -> Option<HealthState> {
+    last.get(target).map(|report| report.state).or_else(|| runner.state(target))
 }
 
 fn name(state: HealthState) -> &'static str {

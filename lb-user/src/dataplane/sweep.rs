@@ -241,5 +241,5 @@ fn propose<K: ConnKey>(program: BorrowedFd<'_>, family: u32, keys: &[K]) -> anyh
 
 fn thread_cpu_time() -> Duration {
     use nix::time::{ClockId, clock_gettime};
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, |t| Duration::from(t))
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
