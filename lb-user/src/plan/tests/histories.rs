@@ -114,9 +114,9 @@ fn broken_plans_are_caught() {
     };
     let one = service(&[0, 1], &[server(1, 1), server(2, 2)]);
     let other = service(&[2], &[server(3, 1)]);
-    let (empty, install) = commit(&mut planner, &[one.clone(), other.clone()], &[]);
+    let (empty, install) = commit(&mut planner, &[one, other], &[]);
     let fewer = service(&[0, 1], &[server(1, 1)]);
-    let (full, shrink) = commit(&mut planner, &[fewer.clone()], &[]);
+    let (full, shrink) = commit(&mut planner, std::slice::from_ref(&fewer), &[]);
     let (rest, retire) = commit(&mut planner, &[fewer], &[1, 2]);
     let check = |before: &Installed, ops: &[MapOp]| {
         Checker::default().follow(before, ops, SMALL).map(|_| ()).map_err(|_| ())
