@@ -62,6 +62,17 @@ fn a_server_that_comes_back_has_its_old_element() {
 }
 
 #[test]
+fn an_adopted_server_is_not_given_back_by_the_plan_that_finds_it_left() {
+    let before = installed(&[service(&[0], &[server(1, 1), server(2, 1)])]);
+    let mut planner = Planner::new(before.installed().clone(), SMALL);
+    let one = [service(&[0], &[server(1, 1)])];
+    let plan = step(&mut planner, &one, &[1]);
+    assert_eq!((plan.changes.servers_left.len(), planner.leaving()), (1, &indices(&[1])));
+    step(&mut planner, &one, &[1]);
+    assert_eq!(planner.installed().freed, [(1, 2)].into());
+}
+
+#[test]
 fn weight_0_keeps_the_element_and_leaves_the_tables() {
     let mut planner = installed(&[service(&[0], &[server(1, 1), server(2, 1)])]);
     let before = element(&planner, 1);
