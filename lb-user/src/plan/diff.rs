@@ -27,6 +27,9 @@ use crate::model::Scheduler;
 use crate::sched::maglev::{self, Identity};
 use crate::sched::ring;
 
+/// A service and its first listen key.
+type Keyed<'a> = (ServiceKey, &'a WantedService);
+
 /// A plan in the making.
 pub(super) struct Draft<'a> {
     planner: &'a Planner,
@@ -59,33 +62,21 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn finish(mut self, idle: &BTreeSet<u32>) -> Result<Plan, PlanError> {
-        let listens = self.listens()?;
-        self.settings();
-        let wanted = self.wanted;
-        let mut changed = Vec::new();
-        let mut firsts = HashSet::with_capacity(wanted.services.len());
-        for service in &wanted.services {
-            let Some(first) = service.listen.first() else {
-                continue;
-            };
-            firsts.insert(*first);
-            match self.planner.cache.get(first) {
-                Some(cached) if cached.wanted == *service => {
-                    self.ids.claimed.insert(cached.id);
-                }
-                _ => changed.push((*first, service)),
-            }
-        }
-        for (first, service) in &changed {
-            self.service(*first, service)?;
-        }
-        self.removed_services(&listens);
-        let vips = listens.iter().map(|key| key.address).collect();
-        reach::diff(&self.planner.installed, &vips, &mut self.phases);
-
         let cache = &self.planner.cache;
-        let forgotten: Vec<ServiceKey> =
-            cache.keys().filter(|first| !firsts.contains(first)).copied().collect();
+        let (changed, forgotten) = self.sort_services()?;
+        let same_keys = |(first, service): &(ServiceKey, &WantedService)| {
+            cache.get(first).is_some_and(|cached| cached.wanted.listen == service.listen)
+        };
+        self.settings();
+        if self.planner.settled && forgotten.is_empty() && changed.iter().all(same_keys) {
+            self.services(&changed)?;
+        } else {
+            let listens = self.listens()?;
+            self.services(&changed)?;
+            self.removed_services(&listens);
+            let vips = listens.iter().map(|key| key.address).collect();
+            reach::diff(&self.planner.installed, &vips, &mut self.phases);
+        }
         let outdated = changed.iter().map(|(first, _)| first).chain(&forgotten);
         let leaving = self.leaving(outdated.filter_map(|first| cache.get(first)));
         let leaving = self.retire(leaving, idle);
@@ -99,6 +90,40 @@ impl<'a> Draft<'a> {
             leaving,
             fresh: self.free.fresh,
         })
+    }
+
+    /// The services that are not as the last plan had them, and the first keys of those that are
+    /// no more.
+    fn sort_services(&mut self) -> Result<(Vec<Keyed<'a>>, Vec<ServiceKey>), PlanError> {
+        let cache = &self.planner.cache;
+        let mut changed = Vec::new();
+        let mut firsts = HashSet::with_capacity(self.wanted.services.len());
+        let mut known = 0;
+        for service in &self.wanted.services {
+            let Some(first) = service.listen.first() else {
+                continue;
+            };
+            if !firsts.insert(*first) {
+                return Err(PlanError::DuplicateListen { listen: listen_name(first) });
+            }
+            let cached = cache.get(first);
+            known += usize::from(cached.is_some());
+            match cached {
+                Some(cached) if cached.wanted == *service => {
+                    self.ids.claimed.insert(cached.id);
+                }
+                _ => changed.push((*first, service)),
+            }
+        }
+        let mut forgotten = Vec::new();
+        if known < cache.len() {
+            forgotten.extend(cache.keys().filter(|first| !firsts.contains(first)));
+        }
+        Ok((changed, forgotten))
+    }
+
+    fn services(&mut self, changed: &[Keyed<'_>]) -> Result<(), PlanError> {
+        changed.iter().try_for_each(|(first, service)| self.service(*first, service))
     }
 
     /// All listen keys; none stands there twice, and they fit in beside those installed.

@@ -22,7 +22,7 @@ use super::op::MapOp;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
     /// Services by what clients connect to. An adopted region that cannot be trusted stands here
-    /// as [`UNKNOWN`], which equals nothing that is wanted.
+    /// with base and length `u32::MAX`, which equals nothing that is wanted.
     pub services: BTreeMap<ServiceKey, ServiceEntry>,
     /// Real servers in use, by index.
     pub real_servers: BTreeMap<u32, RealServer>,
@@ -214,10 +214,10 @@ impl Installed {
         match op {
             MapOp::SetConfig(settings) => self.settings = *settings,
             MapOp::SetTimeouts { profile, value } => {
-                put(&mut self.timeouts, *profile, *value, Timeouts::zeroed());
+                put(&mut self.timeouts, *profile, *value, &Timeouts::zeroed());
             }
             MapOp::SetInterface { ifindex, value } => {
-                put(&mut self.interfaces, *ifindex, *value, Interface::zeroed());
+                put(&mut self.interfaces, *ifindex, *value, &Interface::zeroed());
             }
             MapOp::SetRealServer { index, value } => self.put_real_server(*index, value),
             MapOp::WriteSlots { base, slots } => {
@@ -244,7 +244,7 @@ impl Installed {
             MapOp::RemoveVip { address } => {
                 self.vips.remove(address);
             }
-            MapOp::SetFilter { word, bits } => put(&mut self.filter, *word, *bits, 0),
+            MapOp::SetFilter { word, bits } => put(&mut self.filter, *word, *bits, &0),
             // Counts are the program's; the model does not have them.
             MapOp::ClearCounts { .. }
             | MapOp::ClearService { .. }
@@ -286,10 +286,10 @@ impl Installed {
 }
 
 /// Stands for an adopted region that reaches beyond the slot array or into another table.
-pub const UNKNOWN: Region = Region { base: u32::MAX, len: u32::MAX };
+pub(super) const UNKNOWN: Region = Region { base: u32::MAX, len: u32::MAX };
 
 /// Whether connections can have this generation.
-pub fn is_generation(generation: u16) -> bool {
+pub(super) fn is_generation(generation: u16) -> bool {
     generation != 0 && generation <= GENERATION_MASK
 }
 
@@ -309,8 +309,8 @@ fn overlaps(tables: &BTreeMap<u32, Table>, region: Region) -> bool {
 }
 
 /// Sets an array element in a model that leaves empty ones out.
-fn put<T: PartialEq>(map: &mut BTreeMap<u32, T>, index: u32, value: T, empty: T) {
-    if value == empty {
+fn put<T: PartialEq>(map: &mut BTreeMap<u32, T>, index: u32, value: T, empty: &T) {
+    if value == *empty {
         map.remove(&index);
     } else {
         map.insert(index, value);

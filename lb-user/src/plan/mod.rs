@@ -22,7 +22,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use lb_common::abi::{MAX_REAL_SERVERS, MAX_SERVICES, MAX_SLOTS};
 use lb_common::pod::Address;
-use lb_common::service::{RS_VALID, RealServer, Region, ServiceKey};
+use lb_common::service::{METHOD_DR, METHOD_NAT, RS_VALID, RealServer, Region, ServiceKey};
 use lb_common::wire::{TCP, UDP};
 
 pub use installed::{Defect, Installed, Parts, Settings, Table, next_generation};
@@ -30,6 +30,7 @@ pub use op::{MapOp, apply};
 pub use regions::Regions;
 pub use wanted::{Wanted, WantedServer, WantedService};
 
+use crate::model::Scheduler;
 use crate::sched::maglev::{self, Identity};
 
 /// How much the maps hold.
@@ -189,7 +190,7 @@ struct Cached {
 /// All that a service's tables are made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct TableInputs {
-    scheduler: crate::model::Scheduler,
+    scheduler: Scheduler,
     size: u32,
     members: Vec<maglev::Server>,
 }
@@ -233,7 +234,7 @@ impl Planner {
     pub fn index_of(&self, key: &ServiceKey, address: &Address, port: u16) -> Option<u32> {
         let cached = self.installed.services.get(key)?;
         let server = |method| Owner { service: cached.id, address: *address, port, method };
-        let found = [lb_common::service::METHOD_DR, lb_common::service::METHOD_NAT]
+        let found = [METHOD_DR, METHOD_NAT]
             .into_iter()
             .filter_map(|method| self.indices.get(&server(method)))
             .copied();

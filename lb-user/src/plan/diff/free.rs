@@ -50,11 +50,11 @@ impl FreeIndices<'_> {
     pub(super) fn take(&mut self) -> Option<(u32, u16)> {
         let (installed, limit) = (&self.planner.installed, self.planner.limits.real_servers);
         let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
-        if let Some((index, generation)) = installed.freed.range((after, Bound::Unbounded)).next() {
-            if *index < limit {
-                self.last = Some(*index);
-                return Some((*index, *generation));
-            }
+        if let Some((index, generation)) = installed.freed.range((after, Bound::Unbounded)).next()
+            && *index < limit
+        {
+            self.last = Some(*index);
+            return Some((*index, *generation));
         }
         let known = |index| {
             installed.real_servers.contains_key(&index) || installed.freed.contains_key(&index)

@@ -29,6 +29,7 @@ impl Draft<'_> {
         if !self.planner.settled {
             left = leaving.iter().copied().collect();
         }
+        left.sort_unstable();
         let servers = &self.planner.installed.real_servers;
         let named = left.iter().filter_map(|index| Some((*index, identity(servers.get(index)?))));
         self.changes.servers_left.extend(named);

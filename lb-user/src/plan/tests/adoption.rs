@@ -35,22 +35,29 @@ fn damage(parts: &mut Parts, (kind, place, value): (u8, usize, u32)) {
         let len = list.len();
         list.get_mut(place.checked_rem(len)?)
     }
-    let entry = at(&mut parts.services, place).map(|(_, entry)| entry);
-    match (kind, entry) {
-        (0, Some(entry)) => entry.id = value,
-        (1, Some(entry)) => entry.maglev = Region { base: value % 2000, len: 300 },
-        (2, Some(entry)) => entry.slots = Region { base: value, len: u32::MAX },
-        (3, Some(entry)) => entry.scheduler = value,
-        (4, _) => parts.slots.iter_mut().skip(place).take(3).for_each(|slot| *slot = value),
-        (5, _) => parts.slots.truncate(place),
-        (6, _) => drop(at(&mut parts.real_servers, place).map(|(index, _)| *index = value)),
-        (7, _) => {
-            drop(at(&mut parts.real_servers, place).map(|(_, s)| s.generation = value as u16))
+    if let Some((_, entry)) = at(&mut parts.services, place) {
+        match kind {
+            0 => entry.id = value,
+            1 => entry.maglev = Region { base: value % 2000, len: 300 },
+            2 => entry.slots = Region { base: value, len: u32::MAX },
+            3 => entry.scheduler = value,
+            _ => {}
         }
-        (8, _) => drop(at(&mut parts.real_servers, place).map(|(_, s)| s.flags = value)),
-        (9, _) => drop(at(&mut parts.real_servers, place).map(|(_, s)| s.service = value)),
-        (10, _) => parts.vips.truncate(place % 3),
-        (11, _) => parts.filter = vec![(value % 1024, u64::from(value))],
+    }
+    if let Some((index, server)) = at(&mut parts.real_servers, place) {
+        match kind {
+            4 => *index = value,
+            5 => server.generation = value as u16,
+            6 => server.flags = value,
+            7 => server.service = value,
+            _ => {}
+        }
+    }
+    match kind {
+        8 => parts.slots.iter_mut().skip(place).take(3).for_each(|slot| *slot = value),
+        9 => parts.slots.truncate(place),
+        10 => parts.vips.truncate(place % 3),
+        11 => parts.filter = vec![(value % 1024, u64::from(value))],
         _ => {}
     }
 }

@@ -56,6 +56,7 @@ fn run(steps: &[Step], limits: Limits) -> Result<(), String> {
             checker.follow(&before, &plan.ops[..written], limits)?;
             planner.commit_part(&plan, written);
             checker.holds(planner.installed(), limits)?;
+            has_every_slot(&planner)?;
             continue;
         }
         let next = checker.follow(&before, &plan.ops, limits)?;
@@ -63,6 +64,7 @@ fn run(steps: &[Step], limits: Limits) -> Result<(), String> {
         if next != *planner.installed() {
             return Err("the operations lead elsewhere".to_owned());
         }
+        has_every_slot(&planner)?;
         fulfils(&next, &wanted)?;
         is_settled(&planner, &wanted)?;
         let (installed, defects) = Installed::adopt(adoption::export(&next));
@@ -72,6 +74,17 @@ fn run(steps: &[Step], limits: Limits) -> Result<(), String> {
         is_settled(&Planner::new(installed, limits), &wanted)?;
     }
     Ok(())
+}
+
+/// Each slot is in a table or free: none leaks.
+fn has_every_slot(planner: &Planner) -> Result<(), String> {
+    let mut regions = planner.regions.clone();
+    regions.release();
+    let tables = planner.installed.slots.values().map(|table| table.slots.len() as u64);
+    match regions.available() + tables.sum::<u64>() {
+        all if all == u64::from(planner.limits.slots) => Ok(()),
+        other => Err(format!("{other} slots of {}", planner.limits.slots)),
+    }
 }
 
 fn is_settled(planner: &Planner, wanted: &Wanted) -> Result<(), String> {
@@ -114,9 +127,9 @@ fn broken_plans_are_caught() {
     };
     let one = service(&[0, 1], &[server(1, 1), server(2, 2)]);
     let other = service(&[2], &[server(3, 1)]);
-    let (empty, install) = commit(&mut planner, &[one.clone(), other.clone()], &[]);
+    let (empty, install) = commit(&mut planner, &[one, other], &[]);
     let fewer = service(&[0, 1], &[server(1, 1)]);
-    let (full, shrink) = commit(&mut planner, &[fewer.clone()], &[]);
+    let (full, shrink) = commit(&mut planner, std::slice::from_ref(&fewer), &[]);
     let (rest, retire) = commit(&mut planner, &[fewer], &[1, 2]);
     let check = |before: &Installed, ops: &[MapOp]| {
         Checker::default().follow(before, ops, SMALL).map(|_| ()).map_err(|_| ())

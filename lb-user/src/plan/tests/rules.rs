@@ -2,6 +2,8 @@
 //!
 //! Must not know: operations that a rule is not about.
 
+use std::slice;
+
 use lb_common::service::{RS_EXPIRED, RS_NEXT_HOP};
 
 use super::*;
@@ -57,6 +59,17 @@ fn a_server_that_comes_back_has_its_old_element() {
     assert_eq!(element(&planner, 1), before);
     assert_eq!(planner.index_of(&key(0), &address(2), 80), Some(1));
     assert!(planner.leaving().is_empty());
+}
+
+#[test]
+fn an_adopted_server_is_not_given_back_by_the_plan_that_finds_it_left() {
+    let before = installed(&[service(&[0], &[server(1, 1), server(2, 1)])]);
+    let mut planner = Planner::new(before.installed().clone(), SMALL);
+    let one = [service(&[0], &[server(1, 1)])];
+    let plan = step(&mut planner, &one, &[1]);
+    assert_eq!((plan.changes.servers_left.len(), planner.leaving()), (1, &indices(&[1])));
+    step(&mut planner, &one, &[1]);
+    assert_eq!(planner.installed().freed, [(1, 2)].into());
 }
 
 #[test]
@@ -169,8 +182,16 @@ fn refusals_name_the_service_and_the_way_out() {
         assert!(expected.iter().all(|part| said.contains(part)), "{said}");
     };
     let two = service(&[0], &[server(1, 1), server(2, 1)]);
-    check(Limits { slots: 100, ..SMALL }, &[two.clone()], &["192.0.2.0:80/tcp", "251", "fewer"]);
-    check(Limits { real_servers: 1, ..SMALL }, &[two.clone()], &["192.0.2.0:80/tcp", "remove"]);
+    check(
+        Limits { slots: 100, ..SMALL },
+        slice::from_ref(&two),
+        &["192.0.2.0:80/tcp", "251", "fewer"],
+    );
+    check(
+        Limits { real_servers: 1, ..SMALL },
+        slice::from_ref(&two),
+        &["192.0.2.0:80/tcp", "remove"],
+    );
     check(Limits { services: 1, ..SMALL }, &[service(&[0, 4], &[])], &["2 listen", "remove"]);
     check(SMALL, &[two.clone(), two], &["192.0.2.0:80/tcp is listened on twice"]);
     check(SMALL, &[service(&[4], &[server(1, 1), server(1, 2)])], &["[2020:", "10.0.0.1:80 twice"]);
