@@ -47,7 +47,7 @@ impl Edit for ConnKey4 {
     ) -> Result<(), Unfit> {
         let at = (packet.l3(), packet.l4(), packet.key.protocol);
         match nat {
-            None => age4(buf, at.0, Delta::ZERO),
+            None => age4(buf, at.0),
             Some((end, address, port)) => nat4(buf, at, end, address[3], port),
         }
     }
@@ -74,10 +74,24 @@ pub fn set_macs<B: Buf>(buf: &mut B, macs: Macs) -> Result<(), Unfit> {
     buf.store(0, macs).ok_or(Unfit::Short)
 }
 
-/// Takes one from an IPv4 packet's time to live, as a router does, and brings its header checksum
-/// up to date with that and with `other` changes of the header.
+/// Takes one from an IPv4 packet's time to live, as a router does.
 #[inline(always)]
-pub fn age4<B: Buf>(buf: &mut B, l3: usize, other: Delta) -> Result<(), Unfit> {
+pub fn age4<B: Buf>(buf: &mut B, l3: usize) -> Result<(), Unfit> {
+    let [ttl_protocol, checksum]: [u16; 2] = buf.load(l3 + 8).ok_or(Unfit::Short)?;
+    let [ttl, protocol] = ttl_protocol.to_ne_bytes();
+    if ttl <= 1 {
+        return Err(Unfit::TtlExceeded);
+    }
+    let aged = u16::from_ne_bytes([ttl - 1, protocol]);
+    // RFC 1141, with RFC 1624's mending of the zero: one less there is one more here.
+    let sum = u32::from(checksum) + u32::from(u16::from_ne_bytes([1, 0]));
+    let checksum = (sum + u32::from(sum >= 0xffff)) as u16;
+    buf.store(l3 + 8, [aged, checksum]).ok_or(Unfit::Short)
+}
+
+/// The same, together with other changes of the header.
+#[inline(always)]
+fn age4_with<B: Buf>(buf: &mut B, l3: usize, other: Delta) -> Result<(), Unfit> {
     let [ttl_protocol, checksum]: [u16; 2] = buf.load(l3 + 8).ok_or(Unfit::Short)?;
     let [ttl, protocol] = ttl_protocol.to_ne_bytes();
     if ttl <= 1 {
@@ -113,7 +127,7 @@ pub fn nat4<B: Buf>(
     };
     let old: u32 = buf.load(address_at).ok_or(Unfit::Short)?;
     let changed = Delta::ZERO.quad(old, address);
-    age4(buf, l3, changed)?;
+    age4_with(buf, l3, changed)?;
     buf.store(address_at, address).ok_or(Unfit::Short)?;
     set_port(buf, l4, protocol, port_at, port, changed)
 }

@@ -13,6 +13,7 @@ use crate::wire::Link;
 
 pod! {
     /// What a client connects to.
+    #[repr(align(8))]
     pub struct ServiceKey {
         /// Virtual address.
         pub address: Address,
@@ -29,12 +30,12 @@ impl ServiceKey {
     /// What a packet with this connection key asks for.
     #[inline(always)]
     pub fn of<K: ConnKey>(key: &K) -> Self {
-        Self {
-            address: key.destination(),
-            port: key.ports().1,
-            protocol: key.protocol(),
-            pad: [0; 5],
-        }
+        let [high, low] = key.destination_pair();
+        let [a, b] = key.ports().1.to_ne_bytes();
+        let mut service = Self::zeroed();
+        *pod::head_mut::<Self, [u64; 3]>(&mut service) =
+            [high, low, u64::from_ne_bytes([a, b, key.protocol(), 0, 0, 0, 0, 0])];
+        service
     }
 }
 

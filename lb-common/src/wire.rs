@@ -8,7 +8,7 @@
 
 use crate::key::{ConnKey, ConnKey4, ConnKey6};
 use crate::pod;
-use crate::pod::{Address, Pod};
+use crate::pod::Pod;
 
 /// Bytes that can be read and written at checked offsets.
 pub trait Buf {
@@ -367,14 +367,8 @@ fn finish4<B: Buf>(
 ) -> Option<Packet<ConnKey4>> {
     let bytes = ip.total_length.get() as usize;
     let (ports, tcp_flags) = read_l4(buf, (ip.protocol, fragment), l4, l3 + bytes)?;
-    let key = ConnKey4 {
-        source: ip.source.to_ne_bytes(),
-        destination: ip.destination.to_ne_bytes(),
-        source_port: ports[0].get(),
-        destination_port: ports[1].get(),
-        protocol: ip.protocol,
-        pad: [0; 3],
-    };
+    let ports = [ports[0].get(), ports[1].get()];
+    let key = ConnKey4::new(ip.source, ip.destination, ports, ip.protocol);
     Some(Packet {
         key,
         l3_offset: l3 as u32,
@@ -396,14 +390,8 @@ fn finish6<B: Buf>(
 ) -> Option<Packet<ConnKey6>> {
     let bytes = ip.payload_length.get() as usize + IPV6_LEN;
     let (ports, tcp_flags) = read_l4(buf, (protocol, fragment), l4, l3 + bytes)?;
-    let key = ConnKey6 {
-        source: *pod::head::<[u32; 4], Address>(&ip.source),
-        destination: ip.destination_bytes(),
-        source_port: ports[0].get(),
-        destination_port: ports[1].get(),
-        protocol,
-        pad: [0; 3],
-    };
+    let ports = [ports[0].get(), ports[1].get()];
+    let key = ConnKey6::new(ip.source, ip.destination, ports, protocol);
     Some(Packet {
         key,
         l3_offset: l3 as u32,
@@ -448,11 +436,6 @@ impl Ipv6Header {
     #[inline(always)]
     fn is_version_6(&self) -> bool {
         self.version_class_flow.to_ne_bytes()[0] >> 4 == 6
-    }
-
-    #[inline(always)]
-    fn destination_bytes(&self) -> Address {
-        *pod::head::<[u32; 4], Address>(&self.destination)
     }
 }
 

@@ -4,10 +4,10 @@
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use lb_common::conn::{ConnKey, Direction, State, flags, next_state};
-use lb_common::hash;
-use lb_common::service::{METHOD_NAT, ServiceEntry, ServiceKey};
+use lb_common::service::{Interface, METHOD_NAT, ServiceEntry, ServiceKey};
 use lb_common::verdict::Counter;
-use lb_common::wire::{Link, Packet, TCP};
+use lb_common::wire::{Macs, Packet, TCP};
+use lb_common::{hash, pod};
 
 use crate::conntrack::{self, New, Refused, Table};
 use crate::frame::{Frame, ingress};
@@ -24,15 +24,23 @@ pub fn is_possible<K: ConnKey>(key: &K) -> bool {
     maps::FILTER.get(word).is_some_and(|bits| bits & bit != 0)
 }
 
-/// Finds the service, chooses a real server and makes the connection. Gives the real server's
-/// index, or the verdict. `stale` is the word of an entry to close first.
+/// Who gets a packet.
+pub struct Admitted {
+    /// Index of the real server.
+    pub index: u32,
+    /// The packet began a connection that has an entry.
+    pub is_new: bool,
+}
+
+/// Finds the service, chooses a real server and makes the connection. Gives the real server,
+/// or the verdict. `stale` is the word of an entry to close first.
 #[inline(always)]
 pub fn admit<K: Table>(
     ctx: *mut xdp_md,
     packet: &Packet<K>,
     now: u64,
     stale: u64,
-) -> Result<u32, u32> {
+) -> Result<Admitted, u32> {
     if stale != 0 {
         conntrack::close(&packet.key, stale);
     }
@@ -40,10 +48,9 @@ pub fn admit<K: Table>(
     let Some(service) = (unsafe { maps::SERVICES.get(ServiceKey::of(&packet.key)) }) else {
         return Err(xdp_action::XDP_PASS);
     };
-    let frame = Frame::new(ctx);
-    if !is_addressed_to_us(ctx, &frame) {
+    let Some(macs) = Frame::new(ctx).macs().filter(|macs| is_addressed_to_us(ctx, *macs)) else {
         return Err(xdp_action::XDP_PASS);
-    }
+    };
     let tcp = packet.key.protocol() == TCP;
     if tcp && packet.tcp_flags & flags::RST != 0 {
         return drop(Counter::RstWithoutConnection);
@@ -65,10 +72,6 @@ pub fn admit<K: Table>(
             return drop(Counter::NoRealServer);
         };
         let nat = server.method == METHOD_NAT;
-        let last_hop = match frame.macs() {
-            Some(macs) if nat => Link::answering(macs, ingress(ctx), &packet.tags),
-            _ => Link::zeroed(),
-        };
         let new = New {
             key: &packet.key,
             index,
@@ -76,16 +79,15 @@ pub fn admit<K: Table>(
             service: service.id,
             state: first_state(packet, nat, scheduled),
             provisional: !scheduled,
-            last_hop,
+            from: (macs, ingress(ctx), packet.tags),
             now,
         };
         match conntrack::create(&new) {
             Ok(()) => {
-                stats::connection(index);
                 if !scheduled {
                     stats::count(Counter::PickedUp);
                 }
-                return Ok(index);
+                return Ok(Admitted { index, is_new: true });
             }
             Err(Refused::TupleInUse) => {}
             Err(Refused::Errno(errno)) => return refused(service, packet, errno),
@@ -107,7 +109,11 @@ fn first_state<K: ConnKey>(packet: &Packet<K>, nat: bool, scheduled: bool) -> St
 
 /// The table refused: the packet goes on by the Maglev table, and the cause is counted.
 #[inline(always)]
-fn refused<K: Table>(service: &ServiceEntry, packet: &Packet<K>, errno: i32) -> Result<u32, u32> {
+fn refused<K: Table>(
+    service: &ServiceEntry,
+    packet: &Packet<K>,
+    errno: i32,
+) -> Result<Admitted, u32> {
     let counter = match -errno {
         E2BIG => Counter::TableFull,
         EBUSY => Counter::TableBusy,
@@ -117,7 +123,7 @@ fn refused<K: Table>(service: &ServiceEntry, packet: &Packet<K>, errno: i32) -> 
                 // SAFETY: a value of the table.
                 let word = lb_common::conn::Word::from_raw(unsafe { (*entry).word });
                 if !word.is_closed() {
-                    return Ok(word.real_server());
+                    return Ok(Admitted { index: word.real_server(), is_new: false });
                 }
             }
             Counter::TableExists
@@ -133,18 +139,18 @@ fn fallback<K: Table>(
     service: &ServiceEntry,
     packet: &Packet<K>,
     counter: Counter,
-) -> Result<u32, u32> {
+) -> Result<Admitted, u32> {
     match schedule::by_hash(service, &packet.key, 0) {
         Some(index) => {
             stats::count(counter);
-            Ok(index)
+            Ok(Admitted { index, is_new: false })
         }
         None => drop(Counter::NoRealServer),
     }
 }
 
 #[inline(always)]
-fn drop(counter: Counter) -> Result<u32, u32> {
+fn drop(counter: Counter) -> Result<Admitted, u32> {
     stats::count(counter);
     Err(xdp_action::XDP_DROP)
 }
@@ -152,27 +158,26 @@ fn drop(counter: Counter) -> Result<u32, u32> {
 /// Whether the frame is for this node: a switch that floods, or a capture that makes an interface
 /// promiscuous, must not make a standby director forward copies.
 #[inline(always)]
-fn is_addressed_to_us(ctx: *mut xdp_md, frame: &Frame) -> bool {
+fn is_addressed_to_us(ctx: *mut xdp_md, [first, second, _]: Macs) -> bool {
     let Some(interface) = maps::INTERFACES.get(ingress(ctx)) else {
         return true;
     };
-    let Some([first, second, _]) = frame.macs() else {
-        return false;
-    };
-    let [f, s] = [first.to_ne_bytes(), second.to_ne_bytes()];
-    let destination = [f[0], f[1], f[2], f[3], s[0], s[1]];
-    interface.mac == [0; 6] || interface.mac == destination
+    // The last two bytes of an address, in the half of a word that comes first in memory.
+    let half = u32::from_ne_bytes([0xff, 0xff, 0, 0]);
+    let [head, tail] = *pod::head::<Interface, [u32; 2]>(interface);
+    let own = tail & half;
+    head | own == 0 || (head == first && own == second & half)
 }
 
 /// Counts new flows of this CPU in this second against the configured limit.
 #[inline(always)]
 fn is_flood(now: u64) -> bool {
-    let (Some(config), Some(own)) = (maps::CONFIG.get(0), maps::PER_CPU.get_ptr_mut(0)) else {
+    let Some(config) = maps::CONFIG.get(0).filter(|config| config.flood_limit != 0) else {
         return false;
     };
-    if config.flood_limit == 0 {
+    let Some(own) = maps::PER_CPU.get_ptr_mut(0) else {
         return false;
-    }
+    };
     // SAFETY: this CPU's own element.
     unsafe {
         if now.wrapping_sub((*own).second) >= config.hz {

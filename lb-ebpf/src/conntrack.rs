@@ -15,7 +15,7 @@ use lb_common::conn::{
 use lb_common::rewrite::Edit;
 use lb_common::service::{METHOD_NAT, RealServer};
 use lb_common::verdict::Counter;
-use lb_common::wire::{Link, Packet, TCP};
+use lb_common::wire::{Link, Macs, Packet, TCP, Tags};
 
 use crate::frame::{Frame, ingress};
 use crate::{atomic, maps, stats};
@@ -81,7 +81,9 @@ pub fn follow<K: Table>(
     packet: &Packet<K>,
     now: u64,
 ) -> Followed<K> {
-    let Some(entry) = packet.key.find() else {
+    // A copy, so that only the key has to lie in memory and the rest of the packet in registers.
+    let key = packet.key;
+    let Some(entry) = key.find() else {
         return Followed::Nothing(0);
     };
     // SAFETY: a value of the table. The word is read once; it decides everything below.
@@ -337,8 +339,8 @@ pub struct New<'a, K> {
     pub state: State,
     /// Picked up in its middle.
     pub provisional: bool,
-    /// Where replies go.
-    pub last_hop: Link,
+    /// The request frame: its addresses, the interface that it came in by, its tags.
+    pub from: (Macs, u32, Tags),
     /// Now, in jiffies.
     pub now: u64,
 }
@@ -352,14 +354,14 @@ pub enum Refused {
 }
 
 /// Makes a connection, counted first and uncounted again when the table refuses it.
-#[inline(never)]
+#[inline(always)]
 pub fn create<K: Table>(new: &New<'_, K>) -> Result<(), Refused> {
     let flags = if new.provisional { PROVISIONAL } else { 0 };
     let word = Word::new(next_sequence(), new.server.generation, new.index, new.state, flags);
     let mut entry = ConnEntry {
         word: word.with_flags(REPLY).raw(),
         seen: new.now,
-        last_hop: new.last_hop,
+        last_hop: Link::zeroed(),
         service: new.service,
         pad: 0,
         other: K::ZERO,
@@ -367,6 +369,8 @@ pub fn create<K: Table>(new: &New<'_, K>) -> Result<(), Refused> {
     let nat = new.server.method == METHOD_NAT;
     let reply_key = new.key.reply_from(&new.server.address, new.server.port);
     if nat {
+        let (macs, ifindex, tags) = new.from;
+        entry.last_hop = Link::answering(macs, ifindex, &tags);
         entry.other = *new.key;
         insert_reply(&reply_key, &entry, new.now)?;
         entry.other = reply_key;

@@ -24,7 +24,7 @@ pub fn to_server<K: Table>(
     ctx: *mut xdp_md,
     mut frame: Frame,
     packet: &Packet<K>,
-    index: u32,
+    (index, is_new): (u32, bool),
     server: *const RealServer,
     now: u64,
 ) -> u32 {
@@ -34,7 +34,8 @@ pub fn to_server<K: Table>(
     let link = if server.flags & RS_NEXT_HOP != 0 && is_controlled(now) {
         &server.next_hop
     } else {
-        let verdict = route::ask(ctx, &packet.key, &server.address, &mut asked);
+        let key = packet.key;
+        let verdict = route::ask(ctx, &key, &server.address, &mut asked);
         if verdict != 0 {
             return verdict;
         }
@@ -48,7 +49,7 @@ pub fn to_server<K: Table>(
     if let Err(unfit) = K::edit(&mut frame, packet, nat) {
         return drop(unfit);
     }
-    stats::packet_in(index, packet.bytes);
+    stats::packet_in(index, packet.bytes, is_new);
     send(ctx, frame, &packet.tags, link)
 }
 
@@ -60,7 +61,6 @@ pub fn to_client<K: Table>(
     packet: &Packet<K>,
     index: u32,
     entry: *const ConnEntry<K>,
-    _now: u64,
 ) -> u32 {
     // SAFETY: a value of the table. If it is used anew this moment, the packet's connection had
     // ended and the packet is lost either way.
@@ -69,7 +69,8 @@ pub fn to_client<K: Table>(
     let link = if is_last_hop_usable(&entry.last_hop) {
         &entry.last_hop
     } else {
-        let verdict = route::ask(ctx, &packet.key, &packet.key.destination(), &mut asked);
+        let key = packet.key;
+        let verdict = route::ask(ctx, &key, &key.destination(), &mut asked);
         if verdict != 0 {
             return verdict;
         }

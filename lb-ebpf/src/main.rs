@@ -31,6 +31,7 @@ use lb_common::conn::{ConnKey4, ConnKey6};
 use lb_common::verdict::Counter;
 use lb_common::wire::{self, Packet, Parsed};
 
+use crate::admit::Admitted;
 use crate::conntrack::Followed;
 use crate::frame::Frame;
 use crate::stage::Stage;
@@ -116,11 +117,9 @@ fn run<K: Stage>(ctx: &XdpContext, frame: Frame, packet: &Packet<K>) -> u32 {
     let now = now();
     match conntrack::follow(ctx.ctx, &frame, packet, now) {
         Followed::Request(index, server) => {
-            forward::to_server(ctx.ctx, frame, packet, index, server, now)
+            forward::to_server(ctx.ctx, frame, packet, (index, false), server, now)
         }
-        Followed::Reply(entry, index) => {
-            forward::to_client(ctx.ctx, frame, packet, index, entry, now)
-        }
+        Followed::Reply(entry, index) => forward::to_client(ctx.ctx, frame, packet, index, entry),
         Followed::Nothing(stale) => {
             if admit::is_possible(&packet.key) {
                 stage::admit(ctx, packet, stale)
@@ -148,13 +147,14 @@ fn admit_new<K: Stage>(ctx: &XdpContext) -> u32 {
         return xdp_action::XDP_PASS;
     };
     let now = now();
-    let index = match admit::admit(ctx.ctx, packet, now, stale) {
-        Ok(index) => index,
+    let Admitted { index, is_new } = match admit::admit(ctx.ctx, packet, now, stale) {
+        Ok(admitted) => admitted,
         Err(verdict) => return verdict,
     };
     match maps::REAL_SERVERS.get_ptr(index) {
         Some(server) => {
-            forward::to_server(ctx.ctx, Frame::new(ctx.ctx), packet, index, server, now)
+            let frame = Frame::new(ctx.ctx);
+            forward::to_server(ctx.ctx, frame, packet, (index, is_new), server, now)
         }
         None => xdp_action::XDP_PASS,
     }

@@ -85,11 +85,9 @@ pub fn handed<K: Stage>() -> Option<(&'static Packet<K>, u64)> {
 #[inline(always)]
 fn hand<K: Stage>(packet: &Packet<K>, stale: u64) {
     if let Some(handover) = maps::HANDOVER.get_ptr_mut(0) {
-        // SAFETY: this CPU's own element. A packet that lies there already stays.
+        // SAFETY: this CPU's own element.
         unsafe {
-            if !core::ptr::eq(K::slot(handover), packet) {
-                core::ptr::write(K::slot(handover), *packet);
-            }
+            core::ptr::write(K::slot(handover), *packet);
             (*handover).stale = stale;
         }
     }

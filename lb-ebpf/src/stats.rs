@@ -15,21 +15,15 @@ pub fn count(counter: Counter) {
     }
 }
 
-/// Counts a new connection of a real server.
+/// Counts a packet to a real server, and the connection if it began one.
 #[inline(always)]
-pub fn connection(index: u32) {
-    if let Some(traffic) = maps::TRAFFIC.get_ptr_mut(index) {
-        // SAFETY: this CPU's own element.
-        unsafe { (*traffic).connections += 1 };
-    }
-}
-
-/// Counts a packet to a real server.
-#[inline(always)]
-pub fn packet_in(index: u32, bytes: u32) {
+pub fn packet_in(index: u32, bytes: u32, is_new: bool) {
     if let Some(traffic) = maps::TRAFFIC.get_ptr_mut(index) {
         // SAFETY: this CPU's own element.
         unsafe {
+            if is_new {
+                (*traffic).connections += 1;
+            }
             (*traffic).packets_in += 1;
             (*traffic).bytes_in += u64::from(bytes);
         }
