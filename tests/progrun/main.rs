@@ -1,0 +1,9 @@
+//! Packet tables, a model, fuzzing and races through the loaded programs, by test runs.
+//!
+//! They need root and no network. Every test has a data plane of its own, so the order and the
+//! number of test threads do not matter. A test's name says what holds.
+
+mod forwarding;
+mod frames;
+mod rig;
+mod services;
