@@ -5,5 +5,7 @@
 
 mod forwarding;
 mod frames;
+mod passing;
 mod rig;
 mod services;
+mod unusual;
