@@ -176,7 +176,8 @@ impl Frame {
 
     /// The sum over the pseudo header (RFC 768, 9293, 8200 8.1) and a segment whose own is zero.
     fn l4_checksum(&self, segment: &[u8]) -> u16 {
-        let tail = [&(segment.len() as u32).to_be_bytes()[..], &[0, 0, 0, self.protocol()]].concat();
+        let tail =
+            [&(segment.len() as u32).to_be_bytes()[..], &[0, 0, 0, self.protocol()]].concat();
         checksum(&[&octets(self.source), &octets(self.destination), &tail, segment])
     }
 

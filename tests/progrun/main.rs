@@ -3,9 +3,12 @@
 //! They need root and no network. Every test has a data plane of its own, so the order and the
 //! number of test threads do not matter. A test's name says what holds.
 
+mod admission;
+mod expiry;
 mod forwarding;
 mod frames;
 mod passing;
 mod rig;
+mod routes;
 mod services;
 mod unusual;

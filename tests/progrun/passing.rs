@@ -117,7 +117,8 @@ fn headers_that_are_cut_off_anywhere_are_the_stacks() {
                 for length in 14..whole.len() {
                     rig.passes(&whole[..length], CLIENT_SIDE);
                 }
-                let next = Frame { ports: (41_000 + frame.tags.len() as u16, frame.ports.1), ..frame };
+                let next =
+                    Frame { ports: (41_000 + frame.tags.len() as u16, frame.ports.1), ..frame };
                 let (out, _) = rig.observe(&next.bytes(), CLIENT_SIDE);
                 assert_eq!(out.verdict, REDIRECT, "the whole frame is ours");
             }
@@ -129,17 +130,19 @@ fn headers_that_are_cut_off_anywhere_are_the_stacks() {
 #[test]
 fn lengths_and_versions_that_lie_are_the_stacks() {
     with(100, |rig| {
-        let v4 = rig.install(&Wanted::new(METHOD_DR, TCP, vip(false, 80), &servers(false, 1, 80)))?;
-        let v6 = rig.install(&Wanted::new(METHOD_NAT, TCP, vip(true, 80), &servers(true, 1, 80)))?;
+        let v4 =
+            rig.install(&Wanted::new(METHOD_DR, TCP, vip(false, 80), &servers(false, 1, 80)))?;
+        let v6 =
+            rig.install(&Wanted::new(METHOD_NAT, TCP, vip(true, 80), &servers(true, 1, 80)))?;
         let good4 = v4.request(L4::Tcp(flag::SYN), client(false, 0)).bytes();
         let good6 = v6.request(L4::Tcp(flag::SYN), client(true, 0)).bytes();
         let rows: [(&[u8], usize, &[u8]); 10] = [
-            (&good4, 14, &[0x44]),    // a header of 16 bytes
-            (&good4, 14, &[0x40]),    // none at all
-            (&good4, 14, &[0x4f]),    // 60 bytes, more than there are
-            (&good4, 14, &[0x55]),    // IP version 5
-            (&good4, 16, &[0, 39]),   // the packet ends within the TCP header
-            (&good4, 16, &[0, 0]),    // a length of zero
+            (&good4, 14, &[0x44]),  // a header of 16 bytes
+            (&good4, 14, &[0x40]),  // none at all
+            (&good4, 14, &[0x4f]),  // 60 bytes, more than there are
+            (&good4, 14, &[0x55]),  // IP version 5
+            (&good4, 16, &[0, 39]), // the packet ends within the TCP header
+            (&good4, 16, &[0, 0]),  // a length of zero
             (&good4, 12, &[0x86, 0xdd]),
             (&good6, 14, &[0x40]),
             (&good6, 18, &[0, 19]),

@@ -12,14 +12,14 @@ use anyhow::{Context, Result, ensure};
 use harness::bpf::{Map, Run};
 use harness::labdir::LabDir;
 use harness::netns::Netns;
+use lb_common::abi;
 use lb_common::conn::{
     ConnEntry4, ConnEntry6, ConnKey, ConnKey4, ConnKey6, REPLY, State, Timeouts, Word,
 };
 use lb_common::pod::{Address, Pod, bytes_of, from_bytes, mapped};
-use lb_common::service::{Config, Interface, Traffic};
+use lb_common::service::{Config, Interface, PerCpu, Traffic};
 use lb_common::verdict::{Counter, CounterKind};
 use lb_common::wire::Link;
-use lb_common::abi;
 use lb_user::dataplane::bpf::{Dataplane, Options};
 use lb_user::plan::MapOp;
 
@@ -109,7 +109,8 @@ impl Rig {
         let (conn4, conn6) = (open(abi::MAP_CONN4)?, open(abi::MAP_CONN6)?);
         let (counters, config_map) = (open(abi::MAP_COUNTERS)?, open(abi::MAP_CONFIG)?);
         let hz = dataplane.clock().hz();
-        let config = Config { heartbeat: 0, heartbeat_max: hz * 3600, hz, flood_limit: 0, flags: 0 };
+        let config =
+            Config { heartbeat: 0, heartbeat_max: hz * 3600, hz, flood_limit: 0, flags: 0 };
         let (forward, expire) =
             (dataplane.program(abi::PROGRAM_FORWARD)?, dataplane.program(abi::PROGRAM_EXPIRE)?);
         let timeouts = MapOp::SetTimeouts { profile: 0, value: default_timeouts(hz) };
@@ -228,6 +229,15 @@ impl Rig {
         &self.counters
     }
 
+    /// New flows that this CPU has counted in this second.
+    pub(crate) fn new_flows(&self) -> Result<u64> {
+        let map = Map::open(&self.dataplane.directory().join(abi::MAP_PER_CPU))?;
+        let mut bytes = vec![0; map.value_size()];
+        map.read(&0u32.to_ne_bytes(), &mut bytes)?;
+        let own: PerCpu = from_bytes(&bytes).context("a short value")?;
+        Ok(own.new_flows)
+    }
+
     /// Active and inactive connections of a real server.
     pub(crate) fn counts(&mut self, index: u32) -> Result<(i64, i64)> {
         let counts = self.dataplane.tables().counts(index)?;
@@ -260,6 +270,14 @@ impl Rig {
             return Ok(None);
         }
         Ok(Some(from_bytes::<E>(&bytes).context("a short value")?.into()))
+    }
+
+    /// Deletes the entry of the connection that a frame belongs to, past all counting.
+    pub(crate) fn remove(&self, frame: &Frame) -> Result<bool> {
+        Ok(match conn_key(frame) {
+            Key::V4(key) => self.conn4.delete(bytes_of(&key))?,
+            Key::V6(key) => self.conn6.delete(bytes_of(&key))?,
+        })
     }
 
     /// Rewrites when the connection of a frame was last used; the word stays.
@@ -336,9 +354,8 @@ pub(crate) fn assert_same(found: &[u8], expected: &[u8]) {
 
 /// How often anything was dropped.
 pub(crate) fn drops_in(counted: &Counted) -> u64 {
-    let drop = |name: &str| {
-        Counter::ALL.iter().any(|c| c.name() == name && c.kind() == CounterKind::Drop)
-    };
+    let drop =
+        |name: &str| Counter::ALL.iter().any(|c| c.name() == name && c.kind() == CounterKind::Drop);
     counted.iter().filter(|(name, _)| drop(name)).map(|(_, count)| count).sum()
 }
 
@@ -419,8 +436,7 @@ pub(crate) fn address(ip: IpAddr) -> Address {
 pub(crate) fn default_timeouts(hz: u64) -> Timeouts {
     let mut timeouts = Timeouts { by_state: [10 * hz; 16] };
     for state in State::ALL {
-        timeouts.by_state[state.raw() as usize] =
-            u64::from(state.default_timeout_seconds()) * hz;
+        timeouts.by_state[state.raw() as usize] = u64::from(state.default_timeout_seconds()) * hz;
     }
     timeouts
 }

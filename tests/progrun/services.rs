@@ -241,7 +241,8 @@ pub(crate) fn vip(v6: bool, port: u16) -> End {
 
 /// The first `count` real servers of a family.
 pub(crate) fn servers(v6: bool, count: u16, port: u16) -> Vec<End> {
-    let name = |n| if v6 { format!("[2001:db8:5::{n}]:{port}") } else { format!("10.5.0.{n}:{port}") };
+    let name =
+        |n| if v6 { format!("[2001:db8:5::{n}]:{port}") } else { format!("10.5.0.{n}:{port}") };
     (1..=count).map(|n| end(&name(n))).collect()
 }
 

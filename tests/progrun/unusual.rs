@@ -50,7 +50,8 @@ fn both_ways(rig: &mut Rig, service: &Installed, v6: bool, n: u16, tags: &[Tag])
 #[test]
 fn a_third_tag_and_an_inner_provider_tag_are_not_ours() {
     with(100, |rig| {
-        let service = rig.install(&Wanted::new(METHOD_DR, TCP, vip(false, 80), &servers(false, 1, 80)))?;
+        let service =
+            rig.install(&Wanted::new(METHOD_DR, TCP, vip(false, 80), &servers(false, 1, 80)))?;
         let mut frame = service.request(L4::Tcp(flag::SYN), client(false, 0));
         for tags in [vec![(0x8100, 1); 3], vec![(0x88a8, 1), (0x88a8, 2)], vec![(0x9100, 3)]] {
             frame.tags = tags;
@@ -124,7 +125,14 @@ fn ipv6_extension_headers_are_read_through() {
         vec![fragment(0, false)],
         vec![authentication()],
         vec![extension(HOPS, 1), extension(DESTINATION, 0), routing(0), fragment(0, false)],
-        vec![extension(HOPS, 0), extension(DESTINATION, 0), routing(0), fragment(0, false), authentication(), extension(DESTINATION, 0)],
+        vec![
+            extension(HOPS, 0),
+            extension(DESTINATION, 0),
+            routing(0),
+            fragment(0, false),
+            authentication(),
+            extension(DESTINATION, 0),
+        ],
         // The transport header begins at 14 + 40 + 456 = 510, one byte before the last place.
         vec![extension(DESTINATION, 56)],
     ];
@@ -156,7 +164,8 @@ fn ipv6_extension_headers_are_read_through() {
 #[test]
 fn ipv6_headers_that_cannot_be_judged_are_not_ours() {
     with(100, |rig| {
-        let service = rig.install(&Wanted::new(METHOD_DR, TCP, vip(true, 80), &servers(true, 1, 80)))?;
+        let service =
+            rig.install(&Wanted::new(METHOD_DR, TCP, vip(true, 80), &servers(true, 1, 80)))?;
         let mut frame = service.request(L4::Tcp(flag::SYN), client(true, 0));
         let chains = [
             // The destination is not the final one.
@@ -223,7 +232,8 @@ fn fragments_to_a_virtual_address_are_dropped() {
 fn fragments_to_others_and_of_other_protocols_pass() {
     with(100, |rig| {
         for v6 in [false, true] {
-            let service = rig.install(&Wanted::new(METHOD_DR, UDP, vip(v6, 80), &servers(v6, 1, 80)))?;
+            let service =
+                rig.install(&Wanted::new(METHOD_DR, UDP, vip(v6, 80), &servers(v6, 1, 80)))?;
             let ours = service.request(L4::Udp, client(v6, 0));
             let others = Frame { destination: servers(v6, 1, 80)[0].0, ..ours.clone() };
             let ping = Frame { l4: L4::Raw(if v6 { 58 } else { 1 }), ..ours };
