@@ -7,6 +7,8 @@ mod admission;
 mod expiry;
 mod forwarding;
 mod frames;
+mod ipvs;
+mod lifetimes;
 mod passing;
 mod rig;
 mod routes;
