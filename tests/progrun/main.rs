@@ -4,9 +4,13 @@
 //! number of test threads do not matter. A test's name says what holds.
 
 mod admission;
+mod census;
+mod classify;
+mod dice;
 mod expiry;
 mod forwarding;
 mod frames;
+mod fuzz;
 mod ipvs;
 mod lifetimes;
 mod passing;
