@@ -209,7 +209,7 @@ const OUTPUT: Rows = Rows {
 const INPUT_ONLY: Rows = Rows {
     syn: row([SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR]),
     fin: row([CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW]),
-    ack: row([CL, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES]),
+    ack: row([ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES]),
     rst: row([CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL]),
 };
 
@@ -235,7 +235,7 @@ mod tests {
         check(&[SYN, ACK, FIN | ACK, SYN], SR);
         check(&[SYN, ACK, RST], CL);
         check(&[SYN, RST | ACK], SR);
-        check(&[ACK], CL);
+        check(&[ACK], ES);
         check(&[SYN, ACK, 0], CL);
     }
 

@@ -8,6 +8,7 @@
 //! and bpftool, as an operator does.
 
 pub mod answers;
+pub mod bpf;
 pub mod config;
 pub mod counters;
 pub mod daemon;

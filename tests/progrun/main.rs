@@ -1,0 +1,20 @@
+//! Packet tables, a model, fuzzing and races through the loaded programs, by test runs.
+//!
+//! They need root and no network. Every test has a data plane of its own, so the order and the
+//! number of test threads do not matter. A test's name says what holds.
+
+mod admission;
+mod census;
+mod classify;
+mod dice;
+mod expiry;
+mod forwarding;
+mod frames;
+mod fuzz;
+mod ipvs;
+mod lifetimes;
+mod passing;
+mod rig;
+mod routes;
+mod services;
+mod unusual;
