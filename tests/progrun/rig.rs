@@ -21,7 +21,7 @@ use lb_common::service::{Config, Interface, PerCpu, Traffic};
 use lb_common::verdict::{Counter, CounterKind};
 use lb_common::wire::Link;
 use lb_user::dataplane::bpf::{Dataplane, Options};
-use lb_user::plan::MapOp;
+use lb_user::plan::{MapOp, Settings};
 
 use crate::frames::{Frame, L4, Mac, hex};
 
@@ -143,7 +143,12 @@ impl Rig {
     pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) -> Result<()> {
         change(&mut self.config);
         let config = self.config;
-        self.apply(MapOp::SetConfig(config))
+        self.apply(MapOp::SetConfig(Settings {
+            flags: config.flags,
+            flood_limit: config.flood_limit,
+            hz: config.hz,
+            heartbeat_max: config.heartbeat_max,
+        }))
     }
 
     /// Tells the program of an interface.

@@ -132,7 +132,7 @@ impl Rig {
     fn region(&mut self, places: &[usize], index: &[u32]) -> Result<Region> {
         let base = self.next_slots(places.len() as u32);
         let slots: Vec<u32> = places.iter().map(|&place| index[place]).collect();
-        self.apply(MapOp::WriteSlots { base, slots })?;
+        self.apply(MapOp::WriteSlots { base, slots: slots.into() })?;
         Ok(Region { base, len: places.len() as u32 })
     }
 }
