@@ -1,8 +1,8 @@
 //! Turns the text of a configuration file into [`model::Director`], or into every error in it.
 //!
 //! [`load`] is pure: it takes text, so `lb check`, `lb run`, `lb reload` and tests share it. The
-//! way is text -> [`yaml`] (a tree) -> [`raw`] (what was written) -> [`validate`] (what it means).
-//! [`contract`] is the one list of keys; [`locate`] finds line and column, for errors only.
+//! way is text -> `yaml` (a tree) -> `raw` (what was written) -> `validate` (what it means).
+//! `contract` is the one list of keys; `locate` finds line and column, for errors only.
 //!
 //! Must not know: files, clocks, maps, netlink, the running state.
 

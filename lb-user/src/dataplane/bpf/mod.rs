@@ -1,7 +1,7 @@
 //! The loaded data plane: programs, maps and links of one pin path.
 //!
 //! [`Dataplane::open`] loads or adopts, [`Dataplane::attach`] puts the program on an interface,
-//! [`Dataplane::apply`] carries out one map operation. Everything outlives the process, because
+//! [`Tables::apply`] carries out one map operation. Everything outlives the process, because
 //! maps and links are pinned; [`remove`] is what ends it.
 //!
 //! Must not know: YAML, health, why a map changes.
