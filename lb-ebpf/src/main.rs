@@ -9,7 +9,6 @@
 #![no_main]
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features)] // Atomic compare-exchange and fetch-add have no stable form on BPF.
-#![allow(unsafe_code)] // Maps and frames are raw pointers here.
 
 mod admit;
 mod atomic;
@@ -41,7 +40,6 @@ use crate::stage::Stage;
 /// Each stage is a program of its own, reached by a tail call, with the packet handed over in
 /// per-CPU memory: so each is verified alone, and the established flow pays for none of the rest.
 #[xdp(frags)]
-#[allow(missing_docs, unreachable_pub, clippy::needless_pass_by_value)]
 pub fn lb_forward(ctx: XdpContext) -> u32 {
     let frame = Frame::new(ctx.ctx);
     if let Some(packet) = wire::fast4(&frame) {
@@ -55,7 +53,6 @@ pub fn lb_forward(ctx: XdpContext) -> u32 {
 
 /// Frames with VLAN tags, IPv4 options or IPv6 extension headers, fragments, and what is not ours.
 #[xdp(frags)]
-#[allow(missing_docs, unreachable_pub, clippy::needless_pass_by_value)]
 pub fn lb_unusual(ctx: XdpContext) -> u32 {
     match wire::parse(&Frame::new(ctx.ctx)) {
         Parsed::V4(packet) => stage::known(&ctx, &packet),
@@ -66,35 +63,30 @@ pub fn lb_unusual(ctx: XdpContext) -> u32 {
 
 /// An unusual IPv4 frame that was read.
 #[xdp(frags)]
-#[allow(missing_docs, unreachable_pub, clippy::needless_pass_by_value)]
 pub fn lb_known4(ctx: XdpContext) -> u32 {
     read_before::<ConnKey4>(&ctx)
 }
 
 /// An unusual IPv6 frame that was read.
 #[xdp(frags)]
-#[allow(missing_docs, unreachable_pub, clippy::needless_pass_by_value)]
 pub fn lb_known6(ctx: XdpContext) -> u32 {
     read_before::<ConnKey6>(&ctx)
 }
 
 /// An IPv4 packet without a connection.
 #[xdp(frags)]
-#[allow(missing_docs, unreachable_pub, clippy::needless_pass_by_value)]
 pub fn lb_admit4(ctx: XdpContext) -> u32 {
     admit_new::<ConnKey4>(&ctx)
 }
 
 /// An IPv6 packet without a connection.
 #[xdp(frags)]
-#[allow(missing_docs, unreachable_pub, clippy::needless_pass_by_value)]
 pub fn lb_admit6(ctx: XdpContext) -> u32 {
     admit_new::<ConnKey6>(&ctx)
 }
 
 /// Closes expired connections among the keys in the packet. See `expire`.
 #[xdp]
-#[allow(missing_docs, unreachable_pub, clippy::needless_pass_by_value)]
 pub fn lb_expire(ctx: XdpContext) -> u32 {
     expire::run(ctx.ctx);
     xdp_action::XDP_PASS
@@ -102,7 +94,6 @@ pub fn lb_expire(ctx: XdpContext) -> u32 {
 
 /// Stamps the heartbeat with the kernel's time.
 #[xdp]
-#[allow(missing_docs, unreachable_pub, clippy::needless_pass_by_value)]
 pub fn lb_clock(_ctx: XdpContext) -> u32 {
     if let Some(config) = maps::CONFIG.get_ptr_mut(0) {
         // SAFETY: a map value; nobody but this program writes the field while it runs.

@@ -6,11 +6,7 @@
 //!
 //! Must not know: how findings are shown, YAML.
 
-use std::io;
-use std::path::{Path, PathBuf};
-
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
-
+use crate::dataplane::bpf::is_on_bpffs;
 use crate::model::{AttachMode, Dataplane, Director};
 use crate::netlink::{LinkTable, Netlink, NetlinkError};
 
@@ -53,7 +49,7 @@ impl Host {
         let xdp = may_try
             .then(|| aya::sys::is_program_supported(aya::programs::ProgramType::Xdp).ok())
             .flatten();
-        let bpffs = director.dataplane.as_ref().is_none_or(|plane| on_bpffs(&plane.pin_path));
+        let bpffs = director.dataplane.as_ref().is_none_or(|plane| is_on_bpffs(&plane.pin_path));
         let links = Netlink::open()?.links().await?;
         Ok(Self { capabilities, xdp, bpffs, links })
     }
@@ -124,30 +120,6 @@ fn check_link(plane: &Dataplane, host: &Host, name: &str) -> Option<Finding> {
         return None;
     };
     Some(Finding { severity: Severity::Warn, message })
-}
-
-/// Creates the pin path's directories on their bpffs.
-pub fn create_pin_path(path: &Path) -> io::Result<()> {
-    if !on_bpffs(path) {
-        return Err(io::Error::other(format!(
-            "{} is not on a BPF file system: `mount -t bpf bpf /sys/fs/bpf`",
-            path.display()
-        )));
-    }
-    std::fs::create_dir_all(path).map_err(|error| {
-        io::Error::new(error.kind(), format!("create {}: {error}", path.display()))
-    })
-}
-
-/// Whether a path, or its nearest parent that exists, is on a bpffs.
-pub fn on_bpffs(path: &Path) -> bool {
-    let mut nearest = PathBuf::from(path);
-    while !nearest.exists() {
-        if !nearest.pop() {
-            return false;
-        }
-    }
-    statfs(&nearest).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 
 fn effective_capabilities() -> u64 {
@@ -260,11 +232,5 @@ mod tests {
         let director = Director { dataplane: None, ..director() };
         let bare = Host { capabilities: 0, xdp: None, bpffs: false, links: LinkTable::default() };
         assert_eq!(check(&director, &bare), []);
-    }
-
-    #[test]
-    fn an_ordinary_directory_is_no_bpffs() {
-        assert!(!on_bpffs(&std::env::temp_dir().join("lb/v1")));
-        assert!(create_pin_path(&std::env::temp_dir().join("lb/v1")).is_err());
     }
 }

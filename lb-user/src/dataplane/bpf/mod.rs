@@ -22,7 +22,7 @@ use aya::Ebpf;
 pub use attach::{Attached, Mode};
 pub use clock::Clock;
 pub use load::Options;
-pub use pins::{Lock, remove};
+pub use pins::{Lock, is_on_bpffs, remove};
 pub use tables::Tables;
 pub(crate) use tables::add;
 

@@ -9,10 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use lb_common::abi::ABI_VERSION;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::statfs::statfs;
-
-/// `BPF_FS_MAGIC`.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 /// Held while a daemon uses a pin path; released by the kernel, however the daemon ends.
 #[derive(Debug)]
@@ -20,14 +17,18 @@ pub struct Lock {
     _directory: Flock<File>,
 }
 
+/// Whether a path, or its nearest parent that exists, is on a bpffs.
+pub fn is_on_bpffs(path: &Path) -> bool {
+    let nearest = path.ancestors().find(|parent| parent.exists());
+    nearest.and_then(|p| statfs(p).ok()).is_some_and(|s| s.filesystem_type() == BPF_FS_MAGIC)
+}
+
 /// Makes the pin path if need be and locks it.
 ///
 /// # Errors
 /// When it is not on a bpffs, or another daemon uses it.
 pub(super) fn lock(pin_path: &Path) -> anyhow::Result<Lock> {
-    let existing = pin_path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-    let kind = statfs(existing).with_context(|| format!("stat {}", existing.display()))?;
-    if kind.filesystem_type().0 as i64 != BPF_FS_MAGIC {
+    if !is_on_bpffs(pin_path) {
         bail!(
             "pin path {} is not on a BPF file system: mount one (`mount -t bpf bpf /sys/fs/bpf`) \
              or set dataplane.pin_path",
@@ -56,9 +57,9 @@ pub(super) fn lock(pin_path: &Path) -> anyhow::Result<Lock> {
 pub(super) fn version_directory(pin_path: &Path) -> anyhow::Result<PathBuf> {
     let own = format!("v{ABI_VERSION}");
     for entry in fs::read_dir(pin_path).with_context(|| format!("read {}", pin_path.display()))? {
-        let name = entry?.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with('v') && name != own {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if is_version(&path) && name != own {
             bail!(
                 "{} holds maps of another version of lb ({name}, this one uses {own}): \
                  `lb detach` removes them, and with them the connections they know",
@@ -88,12 +89,12 @@ pub fn remove(pin_path: &Path) -> anyhow::Result<Vec<String>> {
     remove_locked(pin_path)
 }
 
-/// [`remove`] by whoever holds the lock.
+/// [`remove`] by whoever holds the lock. Only directories named like a version are ours.
 pub(super) fn remove_locked(pin_path: &Path) -> anyhow::Result<Vec<String>> {
     let mut removed = Vec::new();
     for entry in fs::read_dir(pin_path).with_context(|| format!("read {}", pin_path.display()))? {
         let version = entry?.path();
-        if !version.is_dir() {
+        if !is_version(&version) {
             continue;
         }
         let mut pins: Vec<PathBuf> =
@@ -101,12 +102,20 @@ pub(super) fn remove_locked(pin_path: &Path) -> anyhow::Result<Vec<String>> {
         pins.sort_by_key(|p| (!is_link(p), p.clone()));
         for pin in pins {
             fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
-            removed.extend(pin.file_name().map(|n| n.to_string_lossy().into_owned()));
         }
         fs::remove_dir(&version).with_context(|| format!("remove {}", version.display()))?;
+        removed.push(format!("pins {}", version.display()));
     }
-    fs::remove_dir(pin_path).with_context(|| format!("remove {}", pin_path.display()))?;
+    // Stays when it is not empty or is the mount point itself.
+    let _stays = fs::remove_dir(pin_path);
     Ok(removed)
+}
+
+/// Whether this is the directory of a table layout's version.
+fn is_version(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let digits = name.strip_prefix('v').unwrap_or_default();
+    !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 /// Whether a pin is an attachment.
@@ -116,3 +125,27 @@ pub(super) fn is_link(pin: &Path) -> bool {
 
 /// What the names of pinned links begin with.
 pub(super) const LINK_PREFIX: &str = "link-";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_version_directories_are_ours() {
+        assert!(is_version(Path::new("/sys/fs/bpf/lb/v1")));
+        for other in ["v", "v1x", "1", "tc", "vault"] {
+            assert!(!is_version(&Path::new("/sys/fs/bpf/lb").join(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_no_bpffs_is_not_touched() {
+        let path = std::env::temp_dir().join(format!("lb-detach-{}", std::process::id()));
+        fs::create_dir_all(path.join("v1")).expect("a directory");
+        let error = remove(&path).expect_err("refused").to_string();
+        assert!(path.join("v1").exists());
+        fs::remove_dir_all(&path).expect("removed");
+        assert!(error.contains("not on a BPF file system"), "{error}");
+        assert!(remove(&path).expect("nothing there").is_empty());
+    }
+}
