@@ -66,6 +66,9 @@ pub trait ConnKey: pod::Pod {
     /// IP protocol number.
     fn protocol(&self) -> u8;
 
+    /// Whether both are the same key.
+    fn is_same(&self, other: &Self) -> bool;
+
     /// Four bytes that stand for the destination in the address filter.
     fn filter_word(&self) -> u32;
 
@@ -105,6 +108,12 @@ impl ConnKey for ConnKey4 {
     #[inline(always)]
     fn protocol(&self) -> u8 {
         self.protocol
+    }
+
+    #[inline(always)]
+    fn is_same(&self, other: &Self) -> bool {
+        let [a, b] = [self, other].map(pod::head::<Self, [u64; 2]>);
+        (a[0] ^ b[0]) | (a[1] ^ b[1]) == 0
     }
 
     #[inline(always)]
@@ -169,6 +178,13 @@ impl ConnKey for ConnKey6 {
     #[inline(always)]
     fn protocol(&self) -> u8 {
         self.protocol
+    }
+
+    #[inline(always)]
+    fn is_same(&self, other: &Self) -> bool {
+        let [a, b] = [self, other].map(pod::head::<Self, [u64; 5]>);
+        let first = (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]);
+        first | (a[3] ^ b[3]) | (a[4] ^ b[4]) == 0
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use lb_common::service::{METHOD_NAT, ServiceEntry, ServiceKey};
 use lb_common::verdict::Counter;
 use lb_common::wire::{Link, Packet, TCP};
 
-use crate::conntrack::{self, New, Refused, Table};
+use crate::conntrack::{self, New, Table};
 use crate::frame::{Frame, ingress};
 use crate::{maps, schedule, stats};
 
@@ -80,15 +80,15 @@ pub fn admit<K: Table>(
             now,
         };
         match conntrack::create(&new) {
-            Ok(()) => {
+            0 => {
                 stats::connection(index);
                 if !scheduled {
                     stats::count(Counter::PickedUp);
                 }
                 return Ok(index);
             }
-            Err(Refused::TupleInUse) => {}
-            Err(Refused::Errno(errno)) => return refused(service, packet, errno),
+            conntrack::TUPLE_IN_USE => {}
+            errno => return refused(service, packet, errno),
         }
     }
     drop(Counter::NatTupleInUse)

@@ -11,6 +11,7 @@ mod expiry;
 mod forwarding;
 mod frames;
 mod fuzz;
+mod hammer;
 mod ipvs;
 mod lifetimes;
 mod passing;
