@@ -18,4 +18,5 @@ mod passing;
 mod rig;
 mod routes;
 mod services;
+mod sweeping;
 mod unusual;
