@@ -105,6 +105,9 @@ pub trait ConnKey: pod::Pod {
     /// IP protocol number.
     fn protocol(&self) -> u8;
 
+    /// Whether both are the same key.
+    fn is_same(&self, other: &Self) -> bool;
+
     /// Destination address, IPv4 mapped, as the two words that it is in memory.
     fn destination_pair(&self) -> [u64; 2];
 
@@ -140,6 +143,12 @@ impl ConnKey for ConnKey4 {
     #[inline(always)]
     fn protocol(&self) -> u8 {
         self.protocol
+    }
+
+    #[inline(always)]
+    fn is_same(&self, other: &Self) -> bool {
+        let [a, b] = [self, other].map(pod::head::<Self, [u64; 2]>);
+        (a[0] ^ b[0]) | (a[1] ^ b[1]) == 0
     }
 
     #[inline(always)]
@@ -189,6 +198,13 @@ impl ConnKey for ConnKey6 {
     #[inline(always)]
     fn protocol(&self) -> u8 {
         self.protocol
+    }
+
+    #[inline(always)]
+    fn is_same(&self, other: &Self) -> bool {
+        let [a, b] = [self, other].map(pod::head::<Self, [u64; 5]>);
+        let first = (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]);
+        first | (a[3] ^ b[3]) | (a[4] ^ b[4]) == 0
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use lb_common::verdict::Counter;
 use lb_common::wire::{Macs, Packet, TCP};
 use lb_common::{hash, pod};
 
-use crate::conntrack::{self, New, Refused, Table};
+use crate::conntrack::{self, New, Table};
 use crate::frame::{Frame, ingress};
 use crate::{maps, schedule, stats};
 
@@ -83,14 +83,14 @@ pub fn admit<K: Table>(
             now,
         };
         match conntrack::create(&new) {
-            Ok(()) => {
+            0 => {
                 if !scheduled {
                     stats::count(Counter::PickedUp);
                 }
                 return Ok(Admitted { index, is_new: true });
             }
-            Err(Refused::TupleInUse) => {}
-            Err(Refused::Errno(errno)) => return refused(service, packet, errno),
+            conntrack::TUPLE_IN_USE => {}
+            errno => return refused(service, packet, errno),
         }
     }
     drop(Counter::NatTupleInUse)

@@ -345,17 +345,14 @@ pub struct New<'a, K> {
     pub now: u64,
 }
 
-/// Why no entry was made.
-pub enum Refused {
-    /// A live connection of another service holds the reply half's key.
-    TupleInUse,
-    /// The table refused, with this negative errno.
-    Errno(i32),
-}
+/// What [`create`] says when a live connection of another flow holds the reply half's key; a
+/// refusal of the table is a negative errno. Numbers and not an enum, because what a sub-program
+/// leaves undefined in an enum's payload the verifier does not let pass.
+pub const TUPLE_IN_USE: i32 = 1;
 
-/// Makes a connection, counted first and uncounted again when the table refuses it.
+/// Makes a connection, counted first and uncounted again when the table refuses it. 0 when done.
 #[inline(always)]
-pub fn create<K: Table>(new: &New<'_, K>) -> Result<(), Refused> {
+pub fn create<K: Table>(new: &New<'_, K>) -> i32 {
     let flags = if new.provisional { PROVISIONAL } else { 0 };
     let word = Word::new(next_sequence(), new.server.generation, new.index, new.state, flags);
     let mut entry = ConnEntry {
@@ -372,71 +369,98 @@ pub fn create<K: Table>(new: &New<'_, K>) -> Result<(), Refused> {
         let (macs, ifindex, tags) = new.from;
         entry.last_hop = Link::answering(macs, ifindex, &tags);
         entry.other = *new.key;
-        insert_reply(&reply_key, &entry, new.now)?;
+        let refused = insert_reply(&reply_key, &entry, new.now);
+        if refused != 0 {
+            return refused;
+        }
         entry.other = reply_key;
     }
     entry.word = word.raw();
     count(new.index, new.state.is_active(), 1);
-    let inserted = new.key.insert_new(&entry);
-    if let Err(errno) = inserted {
+    if let Err(errno) = new.key.insert_new(&entry) {
         count(new.index, new.state.is_active(), u64::MAX);
         if nat {
             close_reply(&reply_key, word);
         }
-        return Err(Refused::Errno(errno));
+        return errno;
     }
-    Ok(())
+    0
 }
 
 /// Inserts a reply half; one that is left from a connection that is no more makes room.
 #[inline(always)]
-fn insert_reply<K: Table>(key: &K, entry: &ConnEntry<K>, now: u64) -> Result<(), Refused> {
+fn insert_reply<K: Table>(key: &K, entry: &ConnEntry<K>, now: u64) -> i32 {
     match key.insert_new(entry) {
-        Ok(()) => Ok(()),
-        Err(errno) if errno != -EEXIST => Err(Refused::Errno(errno)),
-        Err(_) if !reclaim_reply(key, now) => Err(Refused::TupleInUse),
-        Err(_) => key.insert_new(entry).map_err(Refused::Errno),
+        Ok(()) => return 0,
+        Err(errno) if errno != -EEXIST => return errno,
+        Err(_) => {}
+    }
+    match reclaim_reply(key, &entry.other, now) {
+        FREE => key.insert_new(entry).map_or_else(|errno| errno, |()| 0),
+        // Another CPU was faster with a packet of the same flow.
+        OWN => -EEXIST,
+        _ => TUPLE_IN_USE,
     }
 }
 
-/// Removes the reply half under `key` if its connection is over; false when it lives.
+/// The place of a reply half is free.
+const FREE: u32 = 0;
+/// It is taken by the very flow that wants it.
+const OWN: u32 = 1;
+/// It is taken by another flow.
+const OTHER: u32 = 2;
+
+/// Removes the reply half under `key` if its connection is over. Says who holds the place; `own`
+/// is the forward key of whoever asks.
 #[inline(never)]
-fn reclaim_reply<K: Table>(key: &K, now: u64) -> bool {
+fn reclaim_reply<K: Table>(key: &K, own: &K, now: u64) -> u32 {
     let Some(entry) = key.find() else {
-        return true;
+        return FREE;
     };
     // SAFETY: values of the table.
-    let word = Word::from_raw(unsafe { core::ptr::read_volatile(&raw const (*entry).word) });
+    let (word, forward_key, seen) = unsafe {
+        let word = core::ptr::read_volatile(&raw const (*entry).word);
+        (Word::from_raw(word), &(*entry).other, (*entry).seen)
+    };
+    let holder = if forward_key.is_same(own) { OWN } else { OTHER };
     if word.has(ABANDONED) {
-        return close(key, word.raw());
+        return closed(key, word, holder);
     }
     if !word.has(REPLY) || word.has(DEAD) {
-        return false;
+        return holder;
     }
-    // SAFETY: as above.
-    let forward_key = unsafe { &(*entry).other };
-    let Some(forward) = forward_key.find() else {
-        return close(key, word.raw());
+    let forward = forward_key.find();
+    let forward_word = match forward {
+        // SAFETY: a value of the table.
+        Some(forward) => unsafe { core::ptr::read_volatile(&raw const (*forward).word) },
+        None => 0,
     };
-    // SAFETY: as above.
-    let (forward_word, seen) = unsafe {
-        (Word::from_raw(core::ptr::read_volatile(&raw const (*forward).word)), (*forward).seen)
+    let forward_word = Word::from_raw(forward_word);
+    let Some(forward) = forward.filter(|_| forward_word.pairs_with(word)) else {
+        // Its forward half is made just after it, perhaps by another CPU in this moment.
+        let second = maps::CONFIG.get(0).map_or(1, |config| config.hz);
+        let young = now.wrapping_sub(seen) as i64 <= second as i64;
+        return if young { holder } else { closed(key, word, holder) };
     };
-    if !forward_word.pairs_with(word) {
-        return close(key, word.raw());
-    }
     if forward_word.is_closed() {
-        return false;
+        return holder;
     }
     let over = match maps::REAL_SERVERS.get(forward_word.real_server()) {
         Some(server) => {
             server.generation != forward_word.generation()
-                || is_expired(server, forward_word, seen, now)
+                // SAFETY: a value of the table.
+                || is_expired(server, forward_word, unsafe { (*forward).seen }, now)
         }
         None => true,
     };
     // Closing the forward half deletes this one with it.
-    over && close(forward_key, forward_word.raw())
+    if over { closed(forward_key, forward_word, holder) } else { holder }
+}
+
+/// Closes an entry so that a place becomes free; whoever else does it holds the place meanwhile.
+#[inline(always)]
+fn closed<K: Table>(key: &K, word: Word, holder: u32) -> u32 {
+    if close(key, word.raw()) { FREE } else { holder }
 }
 
 /// Closes an entry that the sweep proposes, if it is over. True when it was closed.

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use harness::bpf::{Map, Run};
 use harness::labdir::LabDir;
 use harness::netns::Netns;
+use harness::stub::Stub;
 use lb_common::abi;
 use lb_common::conn::{
     ConnEntry4, ConnEntry6, ConnKey, ConnKey4, ConnKey6, REPLY, State, Timeouts, Word,
@@ -49,7 +50,7 @@ pub(crate) const UDP: u8 = 17;
 /// A loaded data plane.
 pub(crate) struct Rig {
     pub(crate) dataplane: Dataplane,
-    pub(crate) ns: String,
+    stubs: Vec<Stub>,
     forward: OwnedFd,
     expire: OwnedFd,
     conn4: Map,
@@ -90,7 +91,7 @@ pub(crate) fn with(connections: u32, body: impl FnOnce(&mut Rig) -> Result<()> +
                link set d1 up
                link set s1 up")?;
         ns.enter(|| {
-            let mut rig = Rig::open(&dir, connections, ns.name())?;
+            let mut rig = Rig::open(&dir, connections)?;
             body(&mut rig)
         })
     };
@@ -100,7 +101,7 @@ pub(crate) fn with(connections: u32, body: impl FnOnce(&mut Rig) -> Result<()> +
 }
 
 impl Rig {
-    fn open(dir: &LabDir, connections: u32, ns: &str) -> Result<Self> {
+    fn open(dir: &LabDir, connections: u32) -> Result<Self> {
         let pin_path = dir.bpffs().join("lb");
         let mut dataplane = Dataplane::open(&Options { pin_path, connections })?;
         let open = |name: &str| {
@@ -117,7 +118,7 @@ impl Rig {
         dataplane.tables().apply(&timeouts)?;
         let mut rig = Self {
             dataplane,
-            ns: ns.to_owned(),
+            stubs: Vec::new(),
             forward,
             expire,
             conn4,
@@ -232,6 +233,14 @@ impl Rig {
     /// The counter map, for readers that are in a hurry.
     pub(crate) fn counter_map(&self) -> &Map {
         &self.counters
+    }
+
+    /// Lets the peers of both interfaces take frames, so that what is sent arrives.
+    pub(crate) fn passive_peers(&mut self) -> Result<()> {
+        for peer in ["c0", "s1", "d0", "d1"] {
+            self.stubs.push(Stub::attach(peer)?);
+        }
+        Ok(())
     }
 
     /// New flows that this CPU has counted in this second.
