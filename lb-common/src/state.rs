@@ -23,6 +23,9 @@ impl State {
 }
 
 impl State {
+    /// The state of a connection that a SYN has just opened, seen from either side.
+    pub const AFTER_SYN: Self = Self::SYN_RECV;
+
     /// Every state.
     pub const ALL: [Self; 12] = [
         Self::NONE,
@@ -271,6 +274,15 @@ mod tests {
                         assert_eq!(next, State::UDP);
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_syn_opens_in_the_state_that_is_said() {
+        for direction in [Direction::Input, Direction::InputOnly] {
+            for f in (0..=255u8).filter(|f| f & (flags::SYN | flags::RST) == flags::SYN) {
+                assert_eq!(next_state(State::NONE, direction, f), State::AFTER_SYN);
             }
         }
     }

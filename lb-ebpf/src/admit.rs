@@ -102,9 +102,11 @@ fn first_state<K: ConnKey>(packet: &Packet<K>, nat: bool, scheduled: bool) -> St
     if packet.key.protocol() != TCP {
         return State::UDP;
     }
-    let before = if scheduled { State::NONE } else { State::ESTABLISHED };
+    if scheduled {
+        return State::AFTER_SYN;
+    }
     let direction = if nat { Direction::Input } else { Direction::InputOnly };
-    next_state(before, direction, packet.tcp_flags)
+    next_state(State::ESTABLISHED, direction, packet.tcp_flags)
 }
 
 /// The table refused: the packet goes on by the Maglev table, and the cause is counted.

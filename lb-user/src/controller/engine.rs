@@ -12,10 +12,11 @@ use lb_common::service::{RS_EXPIRED, ServiceKey, Traffic};
 use tokio::sync::mpsc;
 
 use crate::controller::event::Event;
-use crate::dataplane::bpf::{Dataplane, Mode, Options, add};
+use crate::dataplane::bpf::{Attached, Dataplane, Mode, Options, add};
 use crate::dataplane::sweep::{Report, Sweeper};
 use crate::health::HealthState;
 use crate::model;
+use crate::netlink::LinkTable;
 use crate::plan::{Changes, Installed, Limits, Planner, Wanted, listen_name};
 
 /// Tells what a plan did.
@@ -198,8 +199,11 @@ impl Engine {
     /// In words for the operator; what was attached before stays attached.
     pub fn attach(&mut self, plane: &model::Dataplane) -> anyhow::Result<()> {
         for interface in &plane.interfaces {
+            let before = self.dataplane.links().len();
             let mode = self.dataplane.attach(interface, plane.mode)?;
-            tracing::info!(interface, mode = mode.name(), "XDP is attached");
+            if self.dataplane.links().len() != before {
+                tracing::info!(interface, mode = mode.name(), "XDP is attached");
+            }
         }
         let foreign: Vec<String> = self
             .dataplane
@@ -213,6 +217,32 @@ impl Engine {
             tracing::info!(interface, "XDP is detached");
         }
         Ok(())
+    }
+
+    /// Attaches again to interfaces that were made anew since, by their present indices.
+    pub fn follow_interfaces(&mut self, plane: &model::Dataplane, links: &LinkTable) {
+        let stale = |link: &Attached| {
+            links.by_name(&link.interface).is_some_and(|now| now.index != link.ifindex)
+        };
+        let anew: Vec<String> = self
+            .dataplane
+            .links()
+            .iter()
+            .filter(|l| stale(l))
+            .map(|l| l.interface.clone())
+            .collect();
+        for interface in anew {
+            match self.dataplane.attach(&interface, plane.mode) {
+                Ok(mode) => {
+                    tracing::warn!(
+                        interface,
+                        mode = mode.name(),
+                        "made anew: XDP is attached again"
+                    );
+                }
+                Err(error) => tracing::error!("{error:#}"),
+            }
+        }
     }
 
     /// The slowest mode of any interface.

@@ -87,6 +87,11 @@ impl Controller {
             Event::Probe(report) => self.probed(report),
             Event::Routes(routes) => {
                 self.routes = routes;
+                if let (Some(plane), Some(engine)) =
+                    (&self.start.director.dataplane, &mut self.engine)
+                {
+                    engine.follow_interfaces(plane, &self.routes.links);
+                }
                 let hops = &self.routes.hops;
                 self.resolving.retain(|ip, _| !hops.contains_key(ip));
                 self.change();

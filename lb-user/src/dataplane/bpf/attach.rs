@@ -48,6 +48,8 @@ pub struct Attached {
     pub interface: String,
     /// How the program runs there.
     pub mode: Mode,
+    /// Its index when the program was put there: an interface that is made anew has another.
+    pub ifindex: u32,
     pin: PathBuf,
     _link: FdLink,
 }
@@ -66,7 +68,10 @@ pub(super) fn adopt(ebpf: &mut Ebpf, directory: &Path) -> anyhow::Result<Vec<Att
         let link: FdLink = pinned.into();
         let link = XdpLink::try_from(link).context("a pinned link is not an XDP link")?;
         match replace(ebpf, link) {
-            Ok(link) => links.push(Attached { interface, mode, pin, _link: link }),
+            Ok(link) => {
+                let ifindex = index_of(&interface);
+                links.push(Attached { interface, mode, ifindex, pin, _link: link });
+            }
             Err(error) => {
                 tracing::warn!(interface, %error, "a link of an earlier run is of no use; removed");
                 fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
@@ -96,11 +101,13 @@ impl Dataplane {
     /// In words for the operator: no such interface, in use, not supported, MTU.
     pub fn attach(&mut self, interface: &str, wanted: AttachMode) -> anyhow::Result<Mode> {
         if let Some(link) = self.links.iter().find(|l| l.interface == interface) {
-            let fits = match wanted {
-                AttachMode::Auto => true,
-                AttachMode::Native => link.mode == Mode::Native,
-                AttachMode::Generic => link.mode == Mode::Generic,
-            };
+            let same = link.ifindex == index_of(interface);
+            let fits = same
+                && match wanted {
+                    AttachMode::Auto => true,
+                    AttachMode::Native => link.mode == Mode::Native,
+                    AttachMode::Generic => link.mode == Mode::Generic,
+                };
             if fits {
                 return Ok(link.mode);
             }
@@ -147,11 +154,17 @@ impl Dataplane {
         self.links.push(Attached {
             interface: interface.to_owned(),
             mode,
+            ifindex: index_of(interface),
             pin,
             _link: link.into(),
         });
         Ok(())
     }
+}
+
+/// Index of an interface, or 0 when there is none of this name.
+fn index_of(interface: &str) -> u32 {
+    nix::net::if_::if_nametoindex(interface).unwrap_or(0)
 }
 
 /// Mode and interface of a pinned link's name.
