@@ -4,7 +4,7 @@
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use lb_common::conn::{ConnKey, Direction, State, flags, next_state};
-use lb_common::service::{Interface, METHOD_NAT, ServiceEntry, ServiceKey};
+use lb_common::service::{Config, Interface, METHOD_NAT, ServiceEntry, ServiceKey};
 use lb_common::verdict::Counter;
 use lb_common::wire::{Macs, Packet, TCP};
 use lb_common::{hash, pod};
@@ -38,6 +38,7 @@ pub struct Admitted {
 pub fn admit<K: Table>(
     ctx: *mut xdp_md,
     packet: &Packet<K>,
+    config: &Config,
     now: u64,
     stale: u64,
 ) -> Result<Admitted, u32> {
@@ -55,7 +56,7 @@ pub fn admit<K: Table>(
     if tcp && packet.tcp_flags & flags::RST != 0 {
         return drop(Counter::RstWithoutConnection);
     }
-    if is_flood(now) {
+    if is_flood(config, now) {
         return fallback(service, packet, Counter::Flood);
     }
     let scheduled = !tcp || packet.tcp_flags & (flags::SYN | flags::ACK) == flags::SYN;
@@ -173,10 +174,10 @@ fn is_addressed_to_us(ctx: *mut xdp_md, [first, second, _]: Macs) -> bool {
 
 /// Counts new flows of this CPU in this second against the configured limit.
 #[inline(always)]
-fn is_flood(now: u64) -> bool {
-    let Some(config) = maps::CONFIG.get(0).filter(|config| config.flood_limit != 0) else {
+fn is_flood(config: &Config, now: u64) -> bool {
+    if config.flood_limit == 0 {
         return false;
-    };
+    }
     let Some(own) = maps::PER_CPU.get_ptr_mut(0) else {
         return false;
     };

@@ -10,7 +10,9 @@ use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head};
 use lb_common::conn::ConnEntry;
 use lb_common::pod;
 use lb_common::rewrite::{self, End, Unfit};
-use lb_common::service::{CONFIG_REPLY_ROUTE, INTERFACE_DOWN, METHOD_NAT, RS_NEXT_HOP, RealServer};
+use lb_common::service::{
+    CONFIG_REPLY_ROUTE, Config, INTERFACE_DOWN, METHOD_NAT, RS_NEXT_HOP, RealServer,
+};
 use lb_common::verdict::Counter;
 use lb_common::wire::{Be16, Buf, Link, Macs, Packet, TAGS_PROVIDER, Tags};
 
@@ -18,7 +20,7 @@ use crate::conntrack::Table;
 use crate::frame::{Frame, ingress};
 use crate::{maps, route, stats};
 
-/// Forwards a request by its real server's method.
+/// Forwards a request by its real server's method. `controlled`: see [`is_controlled`].
 #[inline(always)]
 pub fn to_server<K: Table>(
     ctx: *mut xdp_md,
@@ -26,12 +28,12 @@ pub fn to_server<K: Table>(
     packet: &Packet<K>,
     (index, is_new): (u32, bool),
     server: *const RealServer,
-    now: u64,
+    controlled: bool,
 ) -> u32 {
     // SAFETY: an array element.
     let server = unsafe { &*server };
     let mut asked = Link::zeroed();
-    let link = if server.flags & RS_NEXT_HOP != 0 && is_controlled(now) {
+    let link = if controlled && server.flags & RS_NEXT_HOP != 0 {
         &server.next_hop
     } else {
         let key = packet.key;
@@ -87,10 +89,8 @@ pub fn to_client<K: Table>(
 
 /// Whether the controller was heard of lately, so that what it computed can be trusted.
 #[inline(always)]
-fn is_controlled(now: u64) -> bool {
-    maps::CONFIG
-        .get(0)
-        .is_some_and(|c| now.wrapping_sub(c.heartbeat) as i64 <= c.heartbeat_max as i64)
+pub fn is_controlled(config: &Config, now: u64) -> bool {
+    now.wrapping_sub(config.heartbeat) as i64 <= config.heartbeat_max as i64
 }
 
 /// Whether replies go to the last hop: unless the routing table is wanted, or the link is down.

@@ -108,7 +108,8 @@ fn run<K: Stage>(ctx: &XdpContext, frame: Frame, packet: &Packet<K>) -> u32 {
     let now = now();
     match conntrack::follow(ctx.ctx, &frame, packet, now) {
         Followed::Request(index, server) => {
-            forward::to_server(ctx.ctx, frame, packet, (index, false), server, now)
+            let controlled = maps::CONFIG.get(0).is_some_and(|c| forward::is_controlled(c, now));
+            forward::to_server(ctx.ctx, frame, packet, (index, false), server, controlled)
         }
         Followed::Reply(entry, index) => forward::to_client(ctx.ctx, frame, packet, index, entry),
         Followed::Nothing(stale) => {
@@ -137,15 +138,19 @@ fn admit_new<K: Stage>(ctx: &XdpContext) -> u32 {
     let Some((packet, stale)) = stage::handed::<K>() else {
         return xdp_action::XDP_PASS;
     };
+    let Some(config) = maps::CONFIG.get(0) else {
+        return xdp_action::XDP_PASS;
+    };
     let now = now();
-    let Admitted { index, is_new } = match admit::admit(ctx.ctx, packet, now, stale) {
+    let Admitted { index, is_new } = match admit::admit(ctx.ctx, packet, config, now, stale) {
         Ok(admitted) => admitted,
         Err(verdict) => return verdict,
     };
     match maps::REAL_SERVERS.get_ptr(index) {
         Some(server) => {
             let frame = Frame::new(ctx.ctx);
-            forward::to_server(ctx.ctx, frame, packet, (index, is_new), server, now)
+            let controlled = forward::is_controlled(config, now);
+            forward::to_server(ctx.ctx, frame, packet, (index, is_new), server, controlled)
         }
         None => xdp_action::XDP_PASS,
     }
