@@ -58,19 +58,28 @@ pub struct Effective {
     pub expire_connections: bool,
 }
 
+/// What checks say of a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Its state.
+    pub state: HealthState,
+    /// It was up before, so somebody may have to be told.
+    pub failed: bool,
+}
+
 /// Combines what is known of a real server. `health` is `None` when it is not checked.
 pub fn effective(
     server: &RealServer,
     on_failure: OnFailure,
-    health: Option<HealthState>,
+    health: Option<Health>,
     admin: AdminState,
 ) -> Effective {
     let quiet = |state| Effective { weight: 0, state, expire_connections: false };
     if server.disabled || admin == AdminState::Disabled {
         return quiet(ServerState::Disabled);
     }
-    if health == Some(HealthState::Down) {
-        let expire_connections = on_failure == OnFailure::Remove;
+    if let Some(Health { state: HealthState::Down, failed }) = health {
+        let expire_connections = failed && on_failure == OnFailure::Remove;
         return Effective { expire_connections, ..quiet(ServerState::Down) };
     }
     if server.weight == 0 || admin == AdminState::Drain {
@@ -84,14 +93,14 @@ pub fn effective(
 mod tests {
     use super::*;
 
-    const UP: Option<HealthState> = Some(HealthState::Up);
-    const DOWN: Option<HealthState> = Some(HealthState::Down);
+    const UP: Option<Health> = Some(Health { state: HealthState::Up, failed: false });
+    const DOWN: Option<Health> = Some(Health { state: HealthState::Down, failed: true });
 
     #[track_caller]
     fn check(
         weight: u32,
         disabled: bool,
-        health: Option<HealthState>,
+        health: Option<Health>,
         admin: AdminState,
         expected: (u32, &str),
     ) {

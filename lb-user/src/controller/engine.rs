@@ -109,6 +109,12 @@ impl Engine {
         Ok(count)
     }
 
+    /// Real servers that left the file and still have connections.
+    pub fn leaving(&self) -> impl Iterator<Item = (u32, &lb_common::service::RealServer)> {
+        let servers = &self.planner.installed().real_servers;
+        self.leaving.keys().filter_map(|index| Some((*index, servers.get(index)?)))
+    }
+
     /// Takes note of a sweep: a leaving server that no entry names any more may be retired. True
     /// when there is such a one.
     pub fn swept(&mut self, report: &Report) -> bool {
@@ -198,11 +204,20 @@ impl Engine {
     /// # Errors
     /// In words for the operator; what was attached before stays attached.
     pub fn attach(&mut self, plane: &model::Dataplane) -> anyhow::Result<()> {
+        let before: BTreeSet<String> =
+            self.dataplane.links().iter().map(|link| link.interface.clone()).collect();
         for interface in &plane.interfaces {
-            let before = self.dataplane.links().len();
-            let mode = self.dataplane.attach(interface, plane.mode)?;
-            if self.dataplane.links().len() != before {
-                tracing::info!(interface, mode = mode.name(), "XDP is attached");
+            match self.dataplane.attach(interface, plane.mode) {
+                Ok(mode) if !before.contains(interface) => {
+                    tracing::info!(interface, mode = mode.name(), "XDP is attached");
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    for added in plane.interfaces.iter().filter(|name| !before.contains(*name)) {
+                        self.dataplane.detach(added)?;
+                    }
+                    return Err(error);
+                }
             }
         }
         let foreign: Vec<String> = self
@@ -219,20 +234,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Attaches again to interfaces that were made anew since, by their present indices.
+    /// Attaches again to interfaces that were made anew since, or that could not be attached to.
     pub fn follow_interfaces(&mut self, plane: &model::Dataplane, links: &LinkTable) {
-        let stale = |link: &Attached| {
-            links.by_name(&link.interface).is_some_and(|now| now.index != link.ifindex)
-        };
-        let anew: Vec<String> = self
-            .dataplane
-            .links()
-            .iter()
-            .filter(|l| stale(l))
-            .map(|l| l.interface.clone())
-            .collect();
-        for interface in anew {
-            match self.dataplane.attach(&interface, plane.mode) {
+        for interface in &plane.interfaces {
+            let Some(index) = links.by_name(interface).map(|link| link.index) else {
+                continue;
+            };
+            let is_current = |l: &Attached| l.interface == *interface && l.ifindex == index;
+            if self.dataplane.links().iter().any(is_current) {
+                continue;
+            }
+            match self.dataplane.attach(interface, plane.mode) {
                 Ok(mode) => {
                     tracing::warn!(
                         interface,

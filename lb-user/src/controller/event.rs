@@ -38,8 +38,8 @@ pub enum Event {
 /// A configuration, or its errors line by line.
 pub type LoadResult = Result<Box<Loaded>, Vec<String>>;
 
-/// The addresses that this daemon owns, or why they are not what was asked for.
-pub type AddressResult = anyhow::Result<BTreeSet<Address>>;
+/// The addresses that this daemon owns now, and whether they are what was asked for.
+pub type AddressResult = (BTreeSet<Address>, anyhow::Result<()>);
 
 /// Signals by what they ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,10 +12,12 @@
 //!
 //! Must not know: HTTP, argv, YAML's shape, map layouts.
 
+pub mod checked;
 pub mod document;
 pub mod effective;
 pub mod engine;
 pub mod event;
+mod follow;
 pub mod notify;
 pub mod preflight;
 mod reload;

@@ -1,11 +1,9 @@
-//! What systemd is told about the daemon (`Type=notify-reload`, `WatchdogSec=`).
+//! What systemd is told about the daemon (`Type=notify`, `WatchdogSec=`).
 //!
 //! Without systemd (`NOTIFY_SOCKET` unset) nothing happens. A message that cannot be sent is
 //! logged once at debug level and otherwise ignored: it must never disturb forwarding.
 //!
 //! Must not know: what the daemon does.
-
-use std::time::Duration;
 
 use sd_notify::NotifyState;
 
@@ -27,19 +25,9 @@ pub fn stopping(status: &str) {
     send(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))]);
 }
 
-/// The line that `systemctl status` shows.
-pub fn status(status: &str) {
-    send(&[NotifyState::Status(&one_line(status))]);
-}
-
-/// The controller still handles events.
+/// The controller still handles events: sent once a second.
 pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
-}
-
-/// How often [`watchdog`] is to be called: half of what systemd waits. `None` when it does not.
-pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
 fn send(states: &[NotifyState]) {

@@ -5,7 +5,7 @@
 //!
 //! Must not know: how a file is parsed, map operations.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -38,9 +38,10 @@ impl Controller {
             start,
             engine,
             runner: Runner::new(events.clone(), seed()),
-            unknown: HashSet::new(),
-            last: HashMap::new(),
+            health: HashMap::new(),
             routes: Routes::default(),
+            has_routes: false,
+            destinations: None,
             asks,
             resolving: HashMap::new(),
             netlink,
@@ -55,6 +56,9 @@ impl Controller {
             is_ready: false,
             drift: 0,
             apply_error: None,
+            previous: None,
+            reload_again: false,
+            fatal: None,
         };
         if let Err(error) = controller.bring_up(&links, adopted).await {
             if !adopted {
@@ -89,11 +93,11 @@ impl Controller {
                 plane.connections
             ));
         }
-        for error in self.sysctls.prepare(plane.interfaces.iter().map(String::as_str)) {
-            tracing::warn!("{error}");
-        }
+        self.prepare_interfaces(&plane);
         let owned = self.netlink.owned_addresses().await?.into_iter().collect();
-        self.addresses = set_addresses(&self.netlink, &plane, links, owned).await?;
+        let (owned, result) = set_addresses(&self.netlink, &plane, links, owned).await;
+        self.addresses = owned;
+        result?;
         tracing::info!(
             "packets that this host itself sends to a virtual address are not forwarded: \
              XDP sees only what comes in"
@@ -113,28 +117,33 @@ impl Controller {
         }
     }
 
-    /// Brings addresses in line with a new configuration, in a task of its own.
-    fn begin_addresses(&mut self, plane: &Dataplane) {
+    /// Kernel settings that forwarding needs; what is set already is left alone.
+    pub(super) fn prepare_interfaces(&mut self, plane: &Dataplane) {
+        for error in self.sysctls.prepare(plane.interfaces.iter().map(String::as_str)) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Brings addresses in line with the configuration, in a task of its own.
+    pub(super) fn begin_addresses(&mut self, plane: &Dataplane) {
         let (netlink, owned, events) =
             (self.netlink.clone(), self.addresses.clone(), self.events.clone());
         let (plane, links) = (plane.clone(), self.routes.links.clone());
         self.addressing = true;
         tokio::spawn(async move {
             let result = set_addresses(&netlink, &plane, &links, owned).await;
-            // A controller that is gone has removed its addresses.
+            // The controller waits for this before it ends.
             let _gone = events.send(Event::Addresses(result)).await;
         });
     }
 
     /// Addresses are as the configuration says, or not.
-    pub(super) fn addressed(&mut self, result: AddressResult) {
+    pub(super) fn addressed(&mut self, (owned, result): AddressResult) {
         self.addressing = false;
-        match result {
-            Ok(owned) => self.addresses = owned,
-            Err(error) => {
-                tracing::error!("{error:#}");
-                self.start.warnings.push(format!("{error:#}"));
-            }
+        self.addresses = owned;
+        if let Err(error) = result {
+            tracing::error!("{error:#}");
+            self.start.warnings.push(format!("{error:#}"));
         }
         self.change();
     }
@@ -142,6 +151,7 @@ impl Controller {
     /// Reads the file again on a blocking thread.
     pub(super) fn begin_reload(&mut self, request: Option<Request>) {
         if self.reloading || self.stopping.is_some() {
+            self.reload_again |= self.reloading && request.is_none();
             if let Some(request) = request {
                 let why = if self.reloading { "a reload is under way" } else { "stopping" };
                 request.answer(Err(Refusal::new(RefusalKind::Busy, why)));
@@ -169,7 +179,11 @@ impl Controller {
     /// The file was read: take it over, or say why not.
     pub(super) fn loaded(&mut self, result: LoadResult, request: Option<Request>) {
         self.reloading = false;
+        if std::mem::take(&mut self.reload_again) {
+            self.begin_reload(None);
+        }
         let refused = match result {
+            Ok(_) if self.stopping.is_some() => Some(vec!["the daemon is stopping".to_owned()]),
             Ok(loaded) => match self.take_over(*loaded) {
                 Ok(()) => None,
                 Err(error) => Some(vec![format!("{error:#}")]),
@@ -196,9 +210,7 @@ impl Controller {
         refuse_what_needs_a_start(before, &loaded.director)?;
         if let (Some(plane), Some(engine)) = (&loaded.director.dataplane, &mut self.engine) {
             engine.attach(plane)?;
-            for error in self.sysctls.prepare(plane.interfaces.iter().map(String::as_str)) {
-                tracing::warn!("{error}");
-            }
+            self.prepare_interfaces(plane);
         }
         let before = self.start.director.clone();
         if let (Some(old), Some(new)) = (&before.dataplane, &loaded.director.dataplane)
@@ -210,7 +222,8 @@ impl Controller {
             (self.start.set_log_level)(loaded.director.log.level);
         }
         self.start.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
-        self.start.director = loaded.director;
+        let before = std::mem::replace(&mut self.start.director, loaded.director);
+        self.previous.get_or_insert(before);
         self.follow_director();
         Ok(())
     }
@@ -224,6 +237,16 @@ async fn set_addresses(
     links: &LinkTable,
     mut owned: BTreeSet<Address>,
 ) -> AddressResult {
+    let result = change_addresses(netlink, plane, links, &mut owned).await;
+    (owned, result)
+}
+
+async fn change_addresses(
+    netlink: &Netlink,
+    plane: &Dataplane,
+    links: &LinkTable,
+    owned: &mut BTreeSet<Address>,
+) -> anyhow::Result<()> {
     let mut wanted = BTreeSet::new();
     for address in &plane.addresses {
         let link = links.by_name(&address.interface).with_context(|| {
@@ -245,7 +268,7 @@ async fn set_addresses(
         netlink.remove_address(address).await?;
         owned.remove(&address);
     }
-    Ok(owned)
+    Ok(())
 }
 
 /// What cannot change while the daemon runs.

@@ -29,8 +29,6 @@ pub struct Source<'a> {
     pub engine: Option<&'a mut Engine>,
     /// What is known of the world.
     pub world: World<'a>,
-    /// The last result of each target.
-    pub last: &'a dyn Fn(&Target) -> Option<Report>,
     /// What is not as it should be.
     pub warnings: &'a [String],
     /// Connections by which counts have drifted.
@@ -98,14 +96,14 @@ impl Source<'_> {
         server: &model::RealServer,
     ) -> anyhow::Result<RealServer> {
         let effective = self.world.effective(service, server);
-        let last = Target::of(server).map(|target| (self.last)(&target));
+        let checked = Target::of(server).map(|target| self.world.health.get(&target));
         let mut document = RealServer {
             address: server.address.to_string(),
             port: server.port,
             weight: server.weight,
             effective_weight: effective.weight,
             state: effective.state.name().to_owned(),
-            check: last.map(check),
+            check: checked.map(|checked| check(checked.and_then(|c| c.last.as_ref()))),
             ..RealServer::default()
         };
         let (Some(index), Some(engine)) = (self.index(service, server), self.engine.as_deref_mut())
@@ -238,13 +236,13 @@ fn end((ip, port): (IpAddr, u16)) -> String {
     SocketAddr::new(ip, port).to_string()
 }
 
-fn check(last: Option<Report>) -> Check {
+fn check(last: Option<&Report>) -> Check {
     match last {
         Some(report) => Check {
             status: report.result.status.name().to_owned(),
             code: report.result.code,
             duration_ms: report.result.duration.as_millis() as u64,
-            detail: report.result.detail,
+            detail: report.result.detail.clone(),
         },
         None => Check { status: "INI".to_owned(), ..Check::default() },
     }

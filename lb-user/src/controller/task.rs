@@ -5,12 +5,13 @@
 //!
 //! Must not know: HTTP, argv, map layouts.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
+use crate::controller::checked::Health;
 use crate::controller::engine::{Engine, HEARTBEAT_MAX};
 use crate::controller::event::{Event, Signal};
 use crate::controller::report::{self, Names, Source};
@@ -19,7 +20,8 @@ use crate::controller::routes::{Ask, Routes};
 use crate::controller::wanted::{self, World};
 use crate::controller::{Start, notify};
 use crate::dataplane::listing::Reader;
-use crate::health::{HealthState, Report, Runner, Target, Wanted as Probed};
+use crate::health::{Report, Runner};
+use crate::model::Director;
 use crate::netlink::sysctl::Sysctls;
 use crate::netlink::{Address, Netlink};
 
@@ -27,6 +29,8 @@ use crate::netlink::{Address, Netlink};
 const COALESCE: Duration = Duration::from_millis(10);
 /// How long a new real server waits for its next hop before the kernel program is left to ask.
 pub(super) const RESOLVE: Duration = Duration::from_secs(1);
+/// Dropped packets that are looked at per heartbeat.
+const MAX_MISSED: usize = 1024;
 /// Time between heartbeats.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -35,10 +39,12 @@ pub(super) struct Controller {
     pub(super) start: Start,
     pub(super) engine: Option<Engine>,
     pub(super) runner: Runner<Event>,
-    /// Targets that no probe has answered for.
-    pub(super) unknown: HashSet<Target>,
-    pub(super) last: HashMap<Target, Report>,
+    pub(super) health: Health,
     pub(super) routes: Routes,
+    /// Nothing is planned before links and next hops were heard of once.
+    pub(super) has_routes: bool,
+    /// What the resolver was told to find.
+    pub(super) destinations: Option<BTreeSet<IpAddr>>,
     pub(super) asks: mpsc::Sender<Ask>,
     /// Destinations that are new, and until when they are waited for.
     pub(super) resolving: HashMap<IpAddr, Instant>,
@@ -58,6 +64,12 @@ pub(super) struct Controller {
     pub(super) is_ready: bool,
     pub(super) drift: u64,
     pub(super) apply_error: Option<String>,
+    /// What was in force before a reload whose plan is not written yet.
+    pub(super) previous: Option<Director>,
+    /// A reload was asked for while another was under way.
+    pub(super) reload_again: bool,
+    /// Why the daemon ends by itself.
+    pub(super) fatal: Option<anyhow::Error>,
 }
 
 impl Controller {
@@ -79,22 +91,14 @@ impl Controller {
                 break;
             }
         }
-        self.stop().await
+        self.stop(queue).await
     }
 
     fn handle(&mut self, event: Event) {
         match event {
             Event::Probe(report) => self.probed(report),
             Event::Routes(routes) => {
-                self.routes = routes;
-                if let (Some(plane), Some(engine)) =
-                    (&self.start.director.dataplane, &mut self.engine)
-                {
-                    engine.follow_interfaces(plane, &self.routes.links);
-                }
-                let hops = &self.routes.hops;
-                self.resolving.retain(|ip, _| !hops.contains_key(ip));
-                self.change();
+                self.routed(routes);
             }
             Event::Request(request) => self.answer(request),
             Event::Loaded(result, request) => self.loaded(result, request),
@@ -114,25 +118,34 @@ impl Controller {
     }
 
     fn probed(&mut self, report: Report) {
-        let target = (*report.target).clone();
-        if self.runner.state(&target).is_none() {
-            // It was removed while its report was under way.
+        // One that is not known was removed while its report was under way.
+        let Some(checked) = self.health.get_mut(&*report.target) else {
             return;
-        }
-        let first = self.unknown.remove(&target);
-        if let Some(event) = report.event {
-            tracing::info!(
-                target_address = %target.address,
-                status = report.result.status.name(),
-                detail = report.result.detail,
-                "real server is {}", name(report.state)
-            );
-            tracing::debug!(?event, "health");
-        }
-        if first || report.event.is_some() {
+        };
+        if checked.hear(report) {
             self.change();
         }
-        self.last.insert(target, report);
+    }
+
+    /// Links or next hops changed.
+    fn routed(&mut self, routes: Routes) {
+        let links_changed = self.has_routes && self.routes.links != routes.links;
+        self.routes = routes;
+        self.has_routes = true;
+        let hops = &self.routes.hops;
+        self.resolving.retain(|ip, _| !hops.contains_key(ip));
+        if let (Some(plane), Some(engine)) =
+            (self.start.director.dataplane.clone(), &mut self.engine)
+            && self.stopping.is_none()
+        {
+            engine.follow_interfaces(&plane, &self.routes.links);
+            if links_changed {
+                // The kernel forgets addresses and settings of a link that goes.
+                self.prepare_interfaces(&plane);
+                self.begin_addresses(&plane);
+            }
+        }
+        self.change();
     }
 
     /// Something changed that the maps may have to follow.
@@ -158,7 +171,9 @@ impl Controller {
         }
         if self.plan_at.is_some_and(|at| at <= now) {
             self.plan_at = None;
-            self.plan();
+            if self.has_routes {
+                self.plan();
+            }
         }
     }
 
@@ -171,11 +186,10 @@ impl Controller {
                     tracing::debug!(operations = count, "maps written");
                 }
                 self.apply_error = None;
+                self.previous = None;
+                self.follow_destinations();
             }
-            Err(error) => {
-                tracing::error!("the maps stay as they were: {error:#}");
-                self.apply_error = Some(format!("{error:#}"));
-            }
+            Err(error) => self.plan_failed(error),
         }
         if !self.resolving.is_empty() || self.addressing {
             return;
@@ -189,10 +203,22 @@ impl Controller {
                 Err(error) => Err(Refusal::new(RefusalKind::Failed, format!("{error:#}"))),
             });
         }
-        if !self.is_ready {
+        if !self.is_ready && result.is_ok() {
             self.is_ready = true;
             tracing::info!("ready");
             notify::ready("serving");
+        }
+    }
+
+    /// A plan was refused or not written: the configuration before it stays in force.
+    fn plan_failed(&mut self, error: &anyhow::Error) {
+        tracing::error!("the maps stay as they were: {error:#}");
+        self.apply_error = Some(format!("{error:#}"));
+        if !self.is_ready {
+            self.fatal = Some(anyhow::anyhow!("{error:#}"));
+        } else if let Some(previous) = self.previous.take() {
+            self.start.director = previous;
+            self.follow_director();
         }
     }
 
@@ -200,16 +226,16 @@ impl Controller {
         let Some(plane) = &self.start.director.dataplane else {
             return Ok(0);
         };
+        let leaving = self.leaving();
         let Some(mut engine) = self.engine.take() else {
             return Ok(0);
         };
         let clock = engine.dataplane().clock();
         let resolving = self.resolving.keys().copied().collect();
         let jiffies = |span| clock.jiffies_in(span);
-        let health = |target: &Target| heard(&self.last, &self.runner, target);
         let world = World {
-            health: &health,
-            unknown: &self.unknown,
+            health: &self.health,
+            leaving: &leaving,
             routes: &self.routes,
             resolving: &resolving,
             jiffies: &jiffies,
@@ -233,7 +259,8 @@ impl Controller {
         if let Err(error) = engine.dataplane().beat() {
             tracing::error!("no heartbeat: {error:#}");
         }
-        while let Some(missed) = engine.dataplane().tables().next_event() {
+        for _ in 0..MAX_MISSED {
+            let Some(missed) = engine.dataplane().tables().next_event() else { break };
             let ip = crate::dataplane::listing::ip(&missed.address);
             // A full queue: the next dropped packet asks again.
             let _later = self.asks.try_send(Ask::Missed(ip));
@@ -241,7 +268,7 @@ impl Controller {
     }
 
     fn answer(&mut self, request: Request) {
-        if self.plan_at.take().is_some() {
+        if self.has_routes && self.plan_at.take().is_some() {
             // What is shown is what the maps do.
             self.plan();
         }
@@ -266,22 +293,19 @@ impl Controller {
         document: impl FnOnce(&mut Source<'_>) -> anyhow::Result<Document>,
     ) -> Reply {
         let resolving = self.resolving.keys().copied().collect();
-        let health = |target: &Target| heard(&self.last, &self.runner, target);
-        let last = |target: &Target| self.last.get(target).cloned();
         let mut warnings = self.start.warnings.clone();
         warnings.extend(self.apply_error.iter().map(|e| format!("the maps are not current: {e}")));
         let mut source = Source {
             director: &self.start.director,
             engine: self.engine.as_mut(),
             world: World {
-                health: &health,
-                unknown: &self.unknown,
+                health: &self.health,
+                leaving: &BTreeMap::new(),
                 routes: &self.routes,
                 resolving: &resolving,
                 jiffies: &|_| 0,
                 heartbeat_max: HEARTBEAT_MAX,
             },
-            last: &last,
             warnings: &warnings,
             drift: self.drift,
         };
@@ -366,6 +390,9 @@ impl Controller {
 
     /// Whether a stop need not wait any longer.
     fn is_drained(&mut self) -> bool {
+        if self.fatal.is_some() {
+            return true;
+        }
         let Some(until) = self.stopping else {
             return false;
         };
@@ -374,8 +401,16 @@ impl Controller {
         Instant::now() >= until || !self.engine.as_mut().is_some_and(is_open)
     }
 
-    async fn stop(mut self) -> anyhow::Result<()> {
+    async fn stop(mut self, mut queue: mpsc::Receiver<Event>) -> anyhow::Result<()> {
         let keep = self.start.keep_dataplane;
+        while self.addressing {
+            // What is being added now is to be removed as well.
+            match tokio::time::timeout(RESOLVE, queue.recv()).await {
+                Ok(Some(Event::Addresses(result))) => self.addressed(result),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
         for (request, _) in self.waiting.drain(..) {
             request.answer(Err(Refusal::new(RefusalKind::Busy, "the daemon is stopping")));
         }
@@ -399,67 +434,13 @@ impl Controller {
             }
         }
         tracing::info!("stopped");
-        Ok(())
-    }
-
-    /// Probes and next hops of what the configuration in force names.
-    pub(super) fn follow_director(&mut self) {
-        let mut probed = Vec::new();
-        let mut destinations = BTreeSet::new();
-        let deadline = Instant::now() + RESOLVE;
-        for service in &self.start.director.virtual_services {
-            for server in &service.real_servers {
-                let is_new = destinations.insert(server.address)
-                    && !self.routes.hops.contains_key(&server.address);
-                if is_new && self.engine.is_some() {
-                    self.resolving.entry(server.address).or_insert(deadline);
-                }
-                let Some(target) = Target::of(server) else { continue };
-                let assume = self.engine.as_ref().and_then(|engine| {
-                    let (address, port) = (wanted::address(server.address), server.port);
-                    engine.adopted_health(&wanted::key(service.listen.first()?), address, port)
-                });
-                let known = self.runner.state(&target).is_some();
-                if !known && assume.is_none() {
-                    self.unknown.insert(target.clone());
-                }
-                let assume = if self.is_ready { None } else { assume };
-                probed.push(Probed { target, assume });
-            }
-        }
-        let targets: HashSet<Target> = probed.iter().map(|p| p.target.clone()).collect();
-        self.runner.set_targets(probed);
-        self.unknown.retain(|target| targets.contains(target));
-        self.last.retain(|target, _| targets.contains(target));
-        self.resolving.retain(|ip, _| destinations.contains(ip));
-        let asks = self.asks.clone();
-        tokio::spawn(async move {
-            // A resolver that is gone means that the daemon is stopping.
-            let _gone = asks.send(Ask::Destinations(destinations)).await;
-        });
-        self.change();
+        self.fatal.map_or(Ok(()), Err)
     }
 }
 
 /// A seed that differs from one start to the next.
 pub(super) fn seed() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_nanos() as u64)
-}
-
-/// State of a target as far as the controller has heard; a probe may be ahead of its report.
-fn heard(
-    last: &HashMap<Target, Report>,
-    runner: &Runner<Event>,
-    target: &Target,
-) -> Option<HealthState> {
-    last.get(target).map(|report| report.state).or_else(|| runner.state(target))
-}
-
-fn name(state: HealthState) -> &'static str {
-    match state {
-        HealthState::Up => "up",
-        HealthState::Down => "down",
-    }
 }
 
 fn failed(error: &anyhow::Error) -> Refusal {

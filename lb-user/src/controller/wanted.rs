@@ -16,9 +16,10 @@ use lb_common::service::{
 };
 use lb_common::wire::{self, Link};
 
-use crate::controller::effective::{AdminState, Effective, effective};
+use crate::controller::checked;
+use crate::controller::effective::{AdminState, Effective, Health, effective};
 use crate::controller::routes::Routes;
-use crate::health::{HealthState, Target};
+use crate::health::Target;
 use crate::model::{
     Dataplane, Director, ForwardingMethod, Listen, Protocol, RealServer, Replies, VirtualService,
 };
@@ -27,14 +28,14 @@ use crate::plan::{Settings, Wanted, WantedServer, WantedService};
 
 /// What is known beside the configuration.
 pub struct World<'a> {
-    /// State of a checked target.
-    pub health: &'a dyn Fn(&Target) -> Option<HealthState>,
-    /// Targets that no probe has answered for yet.
-    pub unknown: &'a HashSet<Target>,
+    /// What was heard of checked targets.
+    pub health: &'a checked::Health,
     /// Links and next hops.
     pub routes: &'a Routes,
     /// Addresses whose next hop is still being looked for: nothing new is sent there yet.
     pub resolving: &'a HashSet<IpAddr>,
+    /// Addresses of real servers that left the file and still have connections, by index.
+    pub leaving: &'a BTreeMap<u32, IpAddr>,
     /// Jiffies in a span of time.
     pub jiffies: &'a dyn Fn(Duration) -> u64,
     /// Age of the heartbeat above which next hops are not trusted.
@@ -44,14 +45,9 @@ pub struct World<'a> {
 impl World<'_> {
     /// What becomes of a real server now.
     pub fn effective(&self, service: &VirtualService, server: &RealServer) -> Effective {
-        let target = Target::of(server);
-        let health = target.as_ref().and_then(|target| (self.health)(target));
-        let mut effective = effective(server, service.on_failure, health, AdminState::Ready);
-        if target.is_some_and(|target| self.unknown.contains(&target)) {
-            // A server that was never seen down has no connections that somebody must be told of.
-            effective.expire_connections = false;
-        }
-        effective
+        let checked = Target::of(server).and_then(|target| self.health.get(&target));
+        let health = checked.map(|c| Health { state: c.state, failed: c.failed });
+        effective(server, service.on_failure, health, AdminState::Ready)
     }
 }
 
@@ -67,7 +63,7 @@ pub fn compile(director: &Director, plane: &Dataplane, world: &World<'_>) -> Wan
             flags: if plane.replies == Replies::Route { CONFIG_REPLY_ROUTE } else { 0 },
         },
         interfaces: interfaces(plane, world.routes),
-        leaving_hops: BTreeMap::new(),
+        leaving_hops: leaving_hops(world),
     }
 }
 
@@ -119,6 +115,12 @@ pub fn address(ip: IpAddr) -> Address {
     }
 }
 
+/// Next hops of servers that left, so that what they still have goes on when a neighbour changes.
+fn leaving_hops(world: &World<'_>) -> BTreeMap<u32, Option<Link>> {
+    let hop = |ip: &IpAddr| world.routes.hops.get(ip).map(link);
+    world.leaving.iter().map(|(index, ip)| (*index, hop(ip))).collect()
+}
+
 fn link(hop: &NextHop) -> Link {
     Link {
         peer_mac: hop.dmac,
@@ -166,6 +168,7 @@ fn interfaces(plane: &Dataplane, routes: &Routes) -> BTreeMap<u32, Interface> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::HealthState;
     use crate::model::{AttachMode, CheckKind, HealthCheck, OnFailure, Scheduler};
 
     fn plane() -> Dataplane {
@@ -225,16 +228,17 @@ mod tests {
     fn compiled(
         director: &Director,
         health: Option<HealthState>,
-        unknown: bool,
+        failed: bool,
         resolving: bool,
     ) -> WantedServer {
         let target = Target::of(&director.virtual_services[0].real_servers[0]);
-        let unknown = target.filter(|_| unknown).into_iter().collect();
+        let checked = |state| checked::Checked { state, failed, last: None };
+        let health = target.zip(health.map(checked)).into_iter().collect();
         let address = director.virtual_services[0].real_servers[0].address;
         let resolving = resolving.then_some(address).into_iter().collect();
         let world = World {
-            health: &|_| health,
-            unknown: &unknown,
+            health: &health,
+            leaving: &BTreeMap::new(),
             routes: &Routes::default(),
             resolving: &resolving,
             jiffies: &|span| span.as_secs() * 100,
@@ -252,17 +256,17 @@ mod tests {
         let checked = director(Some(tcp_check()), OnFailure::Remove);
         let up = compiled(&checked, Some(HealthState::Up), false, false);
         assert_eq!((up.weight, up.expire), (3, false));
-        let down = compiled(&checked, Some(HealthState::Down), false, false);
+        let down = compiled(&checked, Some(HealthState::Down), true, false);
         assert_eq!((down.weight, down.expire), (0, true));
         let quiet = director(Some(tcp_check()), OnFailure::Quiesce);
-        let down = compiled(&quiet, Some(HealthState::Down), false, false);
+        let down = compiled(&quiet, Some(HealthState::Down), true, false);
         assert_eq!((down.weight, down.expire), (0, false));
     }
 
     #[test]
-    fn a_server_that_was_never_probed_is_not_expired() {
+    fn a_server_that_was_never_up_is_not_expired() {
         let checked = director(Some(tcp_check()), OnFailure::Remove);
-        let first = compiled(&checked, Some(HealthState::Down), true, false);
+        let first = compiled(&checked, Some(HealthState::Down), false, false);
         assert_eq!((first.weight, first.expire), (0, false));
     }
 

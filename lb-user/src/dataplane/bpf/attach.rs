@@ -111,8 +111,18 @@ impl Dataplane {
             if fits {
                 return Ok(link.mode);
             }
+            let before = link.mode;
             self.detach(interface)?;
+            return self.attach_anew(interface, wanted).inspect_err(|_| {
+                if let Err(error) = self.attach_as(interface, before) {
+                    tracing::error!("{interface} is without XDP now: {error:#}");
+                }
+            });
         }
+        self.attach_anew(interface, wanted)
+    }
+
+    fn attach_anew(&mut self, interface: &str, wanted: AttachMode) -> anyhow::Result<Mode> {
         let first = if wanted == AttachMode::Generic { Mode::Generic } else { Mode::Native };
         let mode = match self.attach_as(interface, first) {
             Ok(()) => first,
