@@ -19,8 +19,9 @@ pub(super) fn detach(arguments: &Detach) -> anyhow::Result<()> {
         "a daemon serves {}: stop it first; a stop without --keep-dataplane leaves nothing behind",
         socket.display()
     );
-    let mut removed = runtime()?.block_on(detach_netlink())?;
-    removed.extend(bpf::remove(&arguments.pin_path)?);
+    // First, because it is refused while a daemon holds the pin path.
+    let mut removed = bpf::remove(&arguments.pin_path)?;
+    removed.extend(runtime()?.block_on(detach_netlink())?);
     if arguments.daemon.wants_json() {
         let document = serde_json::json!({ "removed": removed });
         return output::print(format!("{document}\n").as_bytes());

@@ -48,6 +48,8 @@ pub struct Routes {
     pub hops: BTreeMap<IpAddr, NextHop>,
 }
 
+/// When what failed is asked again.
+const RETRY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Neighbours that are managed for clients' side at most: the program asks for them by dropping.
 const MAX_MISSED: usize = 1024;
 
@@ -66,6 +68,8 @@ struct Resolver {
     missed: BTreeSet<IpAddr>,
     managed: BTreeSet<(u32, IpAddr)>,
     sent: Option<Routes>,
+    /// The last round left something open.
+    retry: bool,
 }
 
 /// What a round has to look at again.
@@ -74,6 +78,8 @@ struct Round {
     links: bool,
     all: bool,
     some: BTreeSet<IpAddr>,
+    /// Destinations may have gone.
+    prune: bool,
 }
 
 impl Resolver {
@@ -86,11 +92,22 @@ impl Resolver {
             missed: BTreeSet::new(),
             managed: BTreeSet::new(),
             sent: None,
+            retry: false,
         }
     }
 
     async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
-        while let Some(first) = asks.recv().await {
+        loop {
+            let asked = asks.recv();
+            let first = if std::mem::take(&mut self.retry) {
+                match tokio::time::timeout(RETRY, asked).await {
+                    Ok(first) => first,
+                    Err(_elapsed) => Some(Ask::Netlink(NetlinkEvent::Resync)),
+                }
+            } else {
+                asked.await
+            };
+            let Some(first) = first else { return };
             // The first round also reads the links.
             let mut round = Round { links: self.sent.is_none(), ..Round::default() };
             let mut next = Some(first);
@@ -105,9 +122,7 @@ impl Resolver {
                 }
                 next = asks.try_recv().ok();
             }
-            if let Err(error) = self.look(round).await {
-                tracing::warn!(%error, "next hops are not current; the routing table is asked per packet");
-            }
+            self.look(round).await;
             self.send().await;
         }
     }
@@ -115,6 +130,7 @@ impl Resolver {
     fn note(&mut self, ask: Ask, round: &mut Round) {
         match ask {
             Ask::Destinations(wanted) => {
+                round.prune = true;
                 self.destinations.retain(|ip, _| wanted.contains(ip) || self.missed.contains(ip));
                 for ip in wanted {
                     if let std::collections::btree_map::Entry::Vacant(slot) =
@@ -154,9 +170,12 @@ impl Resolver {
         self.destinations.iter().filter(is_by_way).map(|(ip, _)| *ip).collect()
     }
 
-    async fn look(&mut self, round: Round) -> Result<(), NetlinkError> {
+    async fn look(&mut self, round: Round) {
         if round.links {
-            self.links = self.netlink.links().await?;
+            match self.netlink.links().await {
+                Ok(links) => self.links = links,
+                Err(error) => self.failed(&error),
+            }
         }
         let again: Vec<IpAddr> = if round.all {
             self.destinations.keys().copied().collect()
@@ -164,13 +183,50 @@ impl Resolver {
             round.some.into_iter().filter(|ip| self.destinations.contains_key(ip)).collect()
         };
         for ip in again {
-            let resolution = self.netlink.resolve(&self.links, ip).await?;
+            let resolution = match self.netlink.resolve(&self.links, ip).await {
+                Ok(resolution) => resolution,
+                Err(error) => {
+                    // Unknown, so that the kernel program asks for itself meanwhile.
+                    self.destinations.insert(ip, None);
+                    self.failed(&error);
+                    continue;
+                }
+            };
             if let Some(route) = resolution.route.filter(|route| !route.local) {
                 self.manage(route.ifindex, route.neighbour(ip)).await;
             }
             self.destinations.insert(ip, Some(resolution));
         }
-        Ok(())
+        if round.prune {
+            self.prune().await;
+        }
+    }
+
+    /// Something could not be asked: it is asked again a little later.
+    fn failed(&mut self, error: &NetlinkError) {
+        tracing::warn!(%error, "a next hop is not known; the routing table is asked per packet");
+        self.retry = true;
+    }
+
+    /// Lets go of neighbours that no destination is behind any more, those of an earlier run too.
+    async fn prune(&mut self) {
+        if let Ok(owned) = self.netlink.owned_neighbours().await {
+            self.managed.extend(owned.iter().map(|n| (n.ifindex, n.address)));
+        }
+        let needed: BTreeSet<(u32, IpAddr)> = self
+            .destinations
+            .iter()
+            .filter_map(|(ip, resolution)| {
+                let route = resolution.as_ref()?.route?;
+                Some((route.ifindex, route.neighbour(*ip)))
+            })
+            .collect();
+        for gone in self.managed.difference(&needed).copied().collect::<Vec<_>>() {
+            self.managed.remove(&gone);
+            if let Err(error) = self.netlink.remove_neighbour(gone.0, gone.1).await {
+                tracing::warn!(address = %gone.1, %error, "a managed neighbour stays behind");
+            }
+        }
     }
 
     async fn manage(&mut self, ifindex: u32, address: IpAddr) {

@@ -30,6 +30,8 @@ pub struct Sweeper {
     view: View,
     clock: Clock,
     recount: Recount,
+    /// Real servers that earlier passes met: one without entries is to be compared as well.
+    met: BTreeSet<u32>,
 }
 
 /// The small maps that decide whether an entry is over, by their pins.
@@ -70,6 +72,7 @@ impl Sweeper {
             view: View::open(dataplane.directory())?,
             clock: dataplane.clock(),
             recount: Recount::default(),
+            met: BTreeSet::new(),
         })
     }
 
@@ -88,11 +91,20 @@ impl Sweeper {
             report: Report { started: Some(started), ..Report::default() },
         };
         let cpu = thread_cpu_time();
+        for &index in &self.met {
+            pass.servers.insert(index, self.view.server(index)?);
+        }
         pass.table::<ConnKey4>(self.conn4.as_fd(), 4, &mut pause)?;
         pass.table::<ConnKey6>(self.conn6.as_fd(), 6, &mut pause)?;
         let mut counted = BTreeMap::new();
         for (&index, server) in &pass.servers {
-            counted.insert(index, Counted { after: self.view.counts(index)?, ..server.counted });
+            let after = self.view.counts(index)?;
+            if after == (0, 0) && !pass.report.seen.contains(&index) {
+                self.met.remove(&index);
+            } else {
+                self.met.insert(index);
+            }
+            counted.insert(index, Counted { after, ..server.counted });
         }
         let mut report = pass.report;
         report.drift = self.recount.compare(counted);

@@ -12,7 +12,7 @@ use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{ProgramError, Xdp};
 use lb_common::abi;
 
-use super::{Dataplane, pins};
+use super::{Dataplane, os_error, pins};
 use crate::model::AttachMode;
 
 /// How a program runs on an interface.
@@ -189,17 +189,12 @@ fn read_name(pin: &Path) -> Option<(Mode, String)> {
     Some((mode, interface.to_owned()))
 }
 
-fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    std::iter::successors(Some(error), |e| e.source())
-        .find_map(|e| e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error))
-}
-
 /// Whether another mode may work where this one was refused.
 fn is_mode_refused(error: &anyhow::Error) -> bool {
-    let found = error
-        .chain()
-        .find_map(|e| e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error));
-    matches!(found, Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | libc::E2BIG))
+    matches!(
+        os_error(error.as_ref()),
+        Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | libc::E2BIG)
+    )
 }
 
 /// Says why an interface refused the program, and what helps.

@@ -26,6 +26,12 @@ pub use pins::{Lock, is_on_bpffs, remove};
 pub use tables::Tables;
 pub(crate) use tables::add;
 
+/// The system's error number behind an error, if there is one.
+fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    std::iter::successors(Some(error), |e| e.source())
+        .find_map(|e| e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error))
+}
+
 /// The data plane of one pin path, locked against other daemons.
 pub struct Dataplane {
     ebpf: Ebpf,

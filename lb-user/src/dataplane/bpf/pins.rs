@@ -42,8 +42,7 @@ pub(super) fn lock(pin_path: &Path) -> anyhow::Result<Lock> {
     match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
         Ok(directory) => Ok(Lock { _directory: directory }),
         Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
-            "pin path {} is in use: another lb is running with it; stop it, or give this one \
-             another dataplane.pin_path",
+            "pin path {} is in use: another lb is running with it; stop it first",
             pin_path.display()
         ),
         Err((_, error)) => Err(error).with_context(|| format!("lock {}", pin_path.display())),
