@@ -19,7 +19,7 @@ use lb_common::conn::{
 };
 use lb_common::pod::{Address, Pod, bytes_of, from_bytes, mapped};
 use lb_common::service::{Config, Interface, PerCpu, Traffic};
-use lb_common::verdict::{Counter, CounterKind};
+use lb_common::verdict::{COUNTERS, Counter, CounterKind};
 use lb_common::wire::Link;
 use lb_user::dataplane::bpf::{Dataplane, Options};
 use lb_user::plan::MapOp;
@@ -220,14 +220,20 @@ impl Rig {
     }
 
     /// Every counter over all CPUs.
-    pub(crate) fn counters(&mut self) -> Result<Counted> {
-        let counters = self.dataplane.tables().counters()?;
-        Ok(counters.into_iter().map(|(counter, count)| (counter.name(), count)).collect())
+    pub(crate) fn counters(&self) -> Result<Counted> {
+        let values = self.counter_values()?;
+        Ok(Counter::ALL.iter().map(|&c| (c.name(), values[c as usize])).collect())
     }
 
-    /// The counter map, for readers that are in a hurry.
-    pub(crate) fn counter_map(&self) -> &Map {
-        &self.counters
+    /// The values of all counters over all CPUs, in one call.
+    pub(crate) fn counter_values(&self) -> Result<[u64; COUNTERS as usize]> {
+        let size = self.counters.value_size();
+        let mut bytes = vec![0; size * COUNTERS as usize];
+        self.counters.read_array(COUNTERS, &mut bytes)?;
+        Ok(std::array::from_fn(|counter| {
+            let per_cpu = bytes[counter * size..][..size].chunks_exact(8);
+            per_cpu.filter_map(from_bytes::<u64>).sum()
+        }))
     }
 
     /// Lets the peers of both interfaces take frames, so that what is sent arrives.
@@ -363,9 +369,12 @@ pub(crate) fn assert_same(found: &[u8], expected: &[u8]) {
 
 /// How often anything was dropped.
 pub(crate) fn drops_in(counted: &Counted) -> u64 {
-    let drop =
-        |name: &str| Counter::ALL.iter().any(|c| c.name() == name && c.kind() == CounterKind::Drop);
-    counted.iter().filter(|(name, _)| drop(name)).map(|(_, count)| count).sum()
+    counted.iter().filter(|(name, _)| is_drop(name)).map(|(_, count)| count).sum()
+}
+
+/// Whether a counter of this name counts drops.
+pub(crate) fn is_drop(name: &str) -> bool {
+    Counter::ALL.iter().any(|c| c.name() == name && c.kind() == CounterKind::Drop)
 }
 
 /// An entry, without its family.
