@@ -77,7 +77,7 @@ pub trait ConnKey: pod::Pod {
     fn reply_from(&self, server: &Address, port: u16) -> Self;
 
     /// Ages the packet, and with `End`, address and port given, rewrites that end of it.
-    fn edit<B: Buf>(
+    fn edit<B: Buf + ?Sized>(
         buf: &mut B,
         packet: &Packet<Self>,
         nat: Option<(End, [u32; 4], u16)>,
@@ -134,7 +134,7 @@ impl ConnKey for ConnKey4 {
     }
 
     #[inline(always)]
-    fn edit<B: Buf>(
+    fn edit<B: Buf + ?Sized>(
         buf: &mut B,
         packet: &Packet<Self>,
         nat: Option<(End, [u32; 4], u16)>,
@@ -205,7 +205,7 @@ impl ConnKey for ConnKey6 {
     }
 
     #[inline(always)]
-    fn edit<B: Buf>(
+    fn edit<B: Buf + ?Sized>(
         buf: &mut B,
         packet: &Packet<Self>,
         nat: Option<(End, [u32; 4], u16)>,

@@ -25,14 +25,14 @@ pub enum End {
 
 /// Writes destination and source of a frame.
 #[inline(always)]
-pub fn set_macs<B: Buf>(buf: &mut B, macs: Macs) -> Result<(), Unfit> {
+pub fn set_macs<B: Buf + ?Sized>(buf: &mut B, macs: Macs) -> Result<(), Unfit> {
     buf.store(0, macs).ok_or(Unfit::Short)
 }
 
 /// Takes one from an IPv4 packet's time to live, as a router does, and brings its header checksum
 /// up to date with that and with `other` changes of the header.
 #[inline(always)]
-pub fn age4<B: Buf>(buf: &mut B, l3: usize, other: Delta) -> Result<(), Unfit> {
+pub fn age4<B: Buf + ?Sized>(buf: &mut B, l3: usize, other: Delta) -> Result<(), Unfit> {
     let [ttl_protocol, checksum]: [u16; 2] = buf.load(l3 + 8).ok_or(Unfit::Short)?;
     let [ttl, protocol] = ttl_protocol.to_ne_bytes();
     if ttl <= 1 {
@@ -45,7 +45,7 @@ pub fn age4<B: Buf>(buf: &mut B, l3: usize, other: Delta) -> Result<(), Unfit> {
 
 /// Takes one from an IPv6 packet's hop limit.
 #[inline(always)]
-pub fn age6<B: Buf>(buf: &mut B, l3: usize) -> Result<(), Unfit> {
+pub fn age6<B: Buf + ?Sized>(buf: &mut B, l3: usize) -> Result<(), Unfit> {
     let hops: u8 = buf.load(l3 + 7).ok_or(Unfit::Short)?;
     if hops <= 1 {
         return Err(Unfit::TtlExceeded);
@@ -55,7 +55,7 @@ pub fn age6<B: Buf>(buf: &mut B, l3: usize) -> Result<(), Unfit> {
 
 /// Rewrites one end of an IPv4 packet to `address` (as it lies in memory) and `port`, and ages it.
 #[inline(always)]
-pub fn nat4<B: Buf>(
+pub fn nat4<B: Buf + ?Sized>(
     buf: &mut B,
     (l3, l4, protocol): (usize, usize, u8),
     end: End,
@@ -75,7 +75,7 @@ pub fn nat4<B: Buf>(
 
 /// Rewrites one end of an IPv6 packet to `address` (as it lies in memory) and `port`, and ages it.
 #[inline(always)]
-pub fn nat6<B: Buf>(
+pub fn nat6<B: Buf + ?Sized>(
     buf: &mut B,
     (l3, l4, protocol): (usize, usize, u8),
     end: End,
@@ -94,7 +94,7 @@ pub fn nat6<B: Buf>(
 
 /// Writes a port, and a transport checksum that knows of it and of what changed in the pseudo header.
 #[inline(always)]
-fn set_port<B: Buf>(
+fn set_port<B: Buf + ?Sized>(
     buf: &mut B,
     l4: usize,
     protocol: u8,
@@ -119,3 +119,6 @@ fn set_port<B: Buf>(
     // RFC 768: a computed zero is sent as all ones, which is the same number.
     buf.store(l4 + 6, if sum == 0 { 0xffff } else { sum }).ok_or(Unfit::Short)
 }
+
+#[cfg(test)]
+mod tests;
