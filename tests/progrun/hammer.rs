@@ -28,6 +28,9 @@ enum Way {
 /// Flows of a service that both CPUs share.
 const FLOWS: usize = 24;
 
+/// A service's frames by flow, each with the interface that it comes by.
+type Flows = [Vec<(Vec<u8>, u32)>; FLOWS];
+
 /// Flows whose turn it is at a time.
 const TURN: usize = 3;
 
@@ -173,7 +176,7 @@ fn hammer(way: Way, time: Duration, at_least: u64) {
 }
 
 /// Every frame that a hammer strikes with, by flow: requests with any flags, and nat replies.
-fn all_frames(service: &Installed) -> [Vec<(Vec<u8>, u32)>; FLOWS] {
+fn all_frames(service: &Installed) -> Flows {
     let v6 = service.wanted.listen.0.is_ipv6();
     let l4s: Vec<L4> = if service.wanted.protocol == TCP {
         let (syn, fin, rst, ack) = (flag::SYN, flag::FIN, flag::RST, flag::ACK);
@@ -201,7 +204,7 @@ fn strike(
     way: Way,
     mut dice: Dice,
     program: &OwnedFd,
-    frames: &[[Vec<(Vec<u8>, u32)>; FLOWS]],
+    frames: &[Flows],
     (stop, ran): (&AtomicBool, &AtomicU64),
 ) -> Result<()> {
     let mut output = vec![0; 4096];

@@ -14,9 +14,7 @@ use harness::labdir::LabDir;
 use harness::netns::Netns;
 use harness::stub::Stub;
 use lb_common::abi;
-use lb_common::conn::{
-    ConnEntry4, ConnEntry6, ConnKey, ConnKey4, ConnKey6, REPLY, State, Timeouts, Word,
-};
+use lb_common::conn::{ConnEntry4, ConnEntry6, ConnKey, ConnKey4, ConnKey6, State, Timeouts, Word};
 use lb_common::pod::{Address, Pod, bytes_of, from_bytes, mapped};
 use lb_common::service::{Config, Interface, PerCpu, Traffic};
 use lb_common::verdict::{COUNTERS, Counter, CounterKind};
@@ -144,25 +142,25 @@ impl Rig {
     pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) -> Result<()> {
         change(&mut self.config);
         let config = self.config;
-        self.apply(MapOp::SetConfig(config))
+        self.apply(&MapOp::SetConfig(config))
     }
 
     /// Tells the program of an interface.
     pub(crate) fn interface(&mut self, ifindex: u32, mac: Mac, flags: u32) -> Result<()> {
         let value = Interface { mac, pad: [0; 2], flags };
-        self.apply(MapOp::SetInterface { ifindex, value })
+        self.apply(&MapOp::SetInterface { ifindex, value })
     }
 
     /// Carries out one operation on the maps.
-    pub(crate) fn apply(&mut self, op: MapOp) -> Result<()> {
-        self.dataplane.tables().apply(&op)
+    pub(crate) fn apply(&mut self, op: &MapOp) -> Result<()> {
+        self.dataplane.tables().apply(op)
     }
 
     /// A timeout profile of its own.
     pub(crate) fn timeouts(&mut self, value: Timeouts) -> Result<u32> {
         let profile = self.next_profile;
         self.next_profile += 1;
-        self.apply(MapOp::SetTimeouts { profile, value })?;
+        self.apply(&MapOp::SetTimeouts { profile, value })?;
         Ok(profile)
     }
 
@@ -390,10 +388,6 @@ impl Entry {
     pub(crate) fn state(&self) -> State {
         self.word.state()
     }
-
-    pub(crate) fn is_reply(&self) -> bool {
-        self.word.has(REPLY)
-    }
 }
 
 impl From<ConnEntry4> for Entry {
@@ -479,6 +473,6 @@ impl Rig {
     pub(crate) fn set_filter(&mut self, word: u32, bit: u64) -> Result<()> {
         self.filter[word as usize] |= bit;
         let bits = self.filter[word as usize];
-        self.apply(MapOp::SetFilter { word, bits })
+        self.apply(&MapOp::SetFilter { word, bits })
     }
 }
