@@ -70,13 +70,13 @@ impl Edit for ConnKey6 {
 
 /// Writes destination and source of a frame.
 #[inline(always)]
-pub fn set_macs<B: Buf>(buf: &mut B, macs: Macs) -> Result<(), Unfit> {
+pub fn set_macs<B: Buf + ?Sized>(buf: &mut B, macs: Macs) -> Result<(), Unfit> {
     buf.store(0, macs).ok_or(Unfit::Short)
 }
 
 /// Takes one from an IPv4 packet's time to live, as a router does.
 #[inline(always)]
-pub fn age4<B: Buf>(buf: &mut B, l3: usize) -> Result<(), Unfit> {
+pub fn age4<B: Buf + ?Sized>(buf: &mut B, l3: usize) -> Result<(), Unfit> {
     let [ttl_protocol, checksum]: [u16; 2] = buf.load(l3 + 8).ok_or(Unfit::Short)?;
     let [ttl, protocol] = ttl_protocol.to_ne_bytes();
     if ttl <= 1 {
@@ -91,7 +91,7 @@ pub fn age4<B: Buf>(buf: &mut B, l3: usize) -> Result<(), Unfit> {
 
 /// The same, together with other changes of the header.
 #[inline(always)]
-fn age4_with<B: Buf>(buf: &mut B, l3: usize, other: Delta) -> Result<(), Unfit> {
+fn age4_with<B: Buf + ?Sized>(buf: &mut B, l3: usize, other: Delta) -> Result<(), Unfit> {
     let [ttl_protocol, checksum]: [u16; 2] = buf.load(l3 + 8).ok_or(Unfit::Short)?;
     let [ttl, protocol] = ttl_protocol.to_ne_bytes();
     if ttl <= 1 {
@@ -104,7 +104,7 @@ fn age4_with<B: Buf>(buf: &mut B, l3: usize, other: Delta) -> Result<(), Unfit> 
 
 /// Takes one from an IPv6 packet's hop limit.
 #[inline(always)]
-pub fn age6<B: Buf>(buf: &mut B, l3: usize) -> Result<(), Unfit> {
+pub fn age6<B: Buf + ?Sized>(buf: &mut B, l3: usize) -> Result<(), Unfit> {
     let hops: u8 = buf.load(l3 + 7).ok_or(Unfit::Short)?;
     if hops <= 1 {
         return Err(Unfit::TtlExceeded);
@@ -114,7 +114,7 @@ pub fn age6<B: Buf>(buf: &mut B, l3: usize) -> Result<(), Unfit> {
 
 /// Rewrites one end of an IPv4 packet to `address` (as it lies in memory) and `port`, and ages it.
 #[inline(always)]
-pub fn nat4<B: Buf>(
+pub fn nat4<B: Buf + ?Sized>(
     buf: &mut B,
     (l3, l4, protocol): (usize, usize, u8),
     end: End,
@@ -134,7 +134,7 @@ pub fn nat4<B: Buf>(
 
 /// Rewrites one end of an IPv6 packet to `address` (as it lies in memory) and `port`, and ages it.
 #[inline(always)]
-pub fn nat6<B: Buf>(
+pub fn nat6<B: Buf + ?Sized>(
     buf: &mut B,
     (l3, l4, protocol): (usize, usize, u8),
     end: End,
@@ -153,7 +153,7 @@ pub fn nat6<B: Buf>(
 
 /// Writes a port, and a transport checksum that knows of it and of what changed in the pseudo header.
 #[inline(always)]
-fn set_port<B: Buf>(
+fn set_port<B: Buf + ?Sized>(
     buf: &mut B,
     l4: usize,
     protocol: u8,
@@ -178,3 +178,6 @@ fn set_port<B: Buf>(
     // RFC 768: a computed zero is sent as all ones, which is the same number.
     buf.store(l4 + 6, if sum == 0 { 0xffff } else { sum }).ok_or(Unfit::Short)
 }
+
+#[cfg(test)]
+mod tests;

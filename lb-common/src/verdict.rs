@@ -56,6 +56,8 @@ counters! {
     TtlExceeded = 6, "ttl_exceeded", Drop;
     /// The frame ended where a header had to be changed, or had no room for a VLAN tag.
     NotRewritable = 7, "not_rewritable", Drop;
+    /// A nat reply of a connection that is over, or whose real server has failed.
+    ReplyWithoutConnection = 8, "reply_without_connection", Drop;
     /// The connection table is full (E2BIG).
     TableFull = 16, "table_full", WithoutEntry;
     /// A bucket of the connection table was locked by this CPU (EBUSY).

@@ -252,7 +252,7 @@ const MAX_EXTENSIONS: usize = 6;
 
 /// An untagged IPv4 TCP or UDP packet without options and not fragmented; else `None`.
 #[inline(always)]
-pub fn fast4<B: Buf>(buf: &B) -> Option<Packet<ConnKey4>> {
+pub fn fast4<B: Buf + ?Sized>(buf: &B) -> Option<Packet<ConnKey4>> {
     if buf.load::<Be16>(12)?.get() != ETHERTYPE_IPV4 {
         return None;
     }
@@ -265,7 +265,7 @@ pub fn fast4<B: Buf>(buf: &B) -> Option<Packet<ConnKey4>> {
 
 /// An untagged IPv6 TCP or UDP packet without extension headers; else `None`.
 #[inline(always)]
-pub fn fast6<B: Buf>(buf: &B) -> Option<Packet<ConnKey6>> {
+pub fn fast6<B: Buf + ?Sized>(buf: &B) -> Option<Packet<ConnKey6>> {
     if buf.load::<Be16>(12)?.get() != ETHERTYPE_IPV6 {
         return None;
     }
@@ -278,7 +278,7 @@ pub fn fast6<B: Buf>(buf: &B) -> Option<Packet<ConnKey6>> {
 
 /// What this frame is, with up to two VLAN tags, IPv4 options and IPv6 extension headers.
 #[inline(always)]
-pub fn parse<B: Buf>(buf: &B) -> Parsed {
+pub fn parse<B: Buf + ?Sized>(buf: &B) -> Parsed {
     read_ethernet(buf)
         .and_then(|(ethertype, l3, tags)| match ethertype {
             ETHERTYPE_IPV4 => parse4(buf, l3, tags),
@@ -290,7 +290,7 @@ pub fn parse<B: Buf>(buf: &B) -> Parsed {
 
 /// EtherType, offset of what follows, and the tags in between.
 #[inline(always)]
-fn read_ethernet<B: Buf>(buf: &B) -> Option<(u16, usize, Tags)> {
+fn read_ethernet<B: Buf + ?Sized>(buf: &B) -> Option<(u16, usize, Tags)> {
     let outer = buf.load::<Be16>(12)?.get();
     if outer != ETHERTYPE_VLAN && outer != ETHERTYPE_PROVIDER {
         return Some((outer, ETHERNET_LEN, Tags::NONE));
@@ -307,7 +307,7 @@ fn read_ethernet<B: Buf>(buf: &B) -> Option<(u16, usize, Tags)> {
 }
 
 #[inline(always)]
-fn parse4<B: Buf>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
+fn parse4<B: Buf + ?Sized>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
     let ip: Ipv4Header = buf.load(l3)?;
     let header = (ip.version_ihl & 0xf) as usize * 4;
     if ip.version_ihl >> 4 != 4 || header < IPV4_LEN || (ip.protocol != TCP && ip.protocol != UDP) {
@@ -318,7 +318,7 @@ fn parse4<B: Buf>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
 }
 
 #[inline(always)]
-fn parse6<B: Buf>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
+fn parse6<B: Buf + ?Sized>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
     let ip: Ipv6Header = buf.load(l3)?;
     if !ip.is_version_6() {
         return None;
@@ -358,7 +358,7 @@ fn parse6<B: Buf>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
 }
 
 #[inline(always)]
-fn finish4<B: Buf>(
+fn finish4<B: Buf + ?Sized>(
     buf: &B,
     ip: &Ipv4Header,
     fragment: bool,
@@ -381,7 +381,7 @@ fn finish4<B: Buf>(
 }
 
 #[inline(always)]
-fn finish6<B: Buf>(
+fn finish6<B: Buf + ?Sized>(
     buf: &B,
     ip: &Ipv6Header,
     (protocol, fragment): (u8, bool),
@@ -405,7 +405,7 @@ fn finish6<B: Buf>(
 
 /// Ports and TCP flags of the header at `l4`, which must be whole before `end` as IP declares it.
 #[inline(always)]
-fn read_l4<B: Buf>(
+fn read_l4<B: Buf + ?Sized>(
     buf: &B,
     (protocol, fragment): (u8, bool),
     l4: usize,
@@ -451,3 +451,6 @@ impl Buf for [u8] {
         Some(())
     }
 }
+
+#[cfg(test)]
+mod tests;

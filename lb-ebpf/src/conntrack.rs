@@ -62,6 +62,8 @@ pub enum Followed<K: ConnKey> {
     Request(u32, *const RealServer),
     /// A reply of a known connection: its entry and the index of its real server.
     Reply(*mut ConnEntry<K>, u32),
+    /// A reply of a connection that is over: the stack would send it on untranslated.
+    Orphan,
     /// No connection; the word of an entry that has to be closed first, or 0.
     Nothing(u64),
 }
@@ -88,6 +90,9 @@ pub fn follow<K: Table>(
     };
     // SAFETY: a value of the table. The word is read once; it decides everything below.
     let word = Word::from_raw(unsafe { core::ptr::read_volatile(&raw const (*entry).word) });
+    if word.has(REPLY) && word.is_closed() {
+        return Followed::Orphan;
+    }
     if word.is_closed() {
         return Followed::Nothing(if word.has(ABANDONED) { word.raw() } else { 0 });
     }
@@ -97,14 +102,15 @@ pub fn follow<K: Table>(
     };
     // SAFETY: array elements live as long as the program.
     let server_ref = unsafe { &*server };
-    if server_ref.generation != word.generation() {
-        return Followed::Nothing(word.raw());
-    }
+    let is_current = server_ref.generation == word.generation();
     if word.has(REPLY) {
-        return match follow_reply(entry, word, packet.tcp_flags, now) {
+        return match is_current && follow_reply(entry, word, packet.tcp_flags, now) {
             true => Followed::Reply(entry, index),
-            false => Followed::Nothing(0),
+            false => Followed::Orphan,
         };
+    }
+    if !is_current {
+        return Followed::Nothing(word.raw());
     }
     // SAFETY: as above; a torn or stale time is at worst a tick off.
     let seen = unsafe { (*entry).seen };

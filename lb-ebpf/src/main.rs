@@ -112,6 +112,10 @@ fn run<K: Stage>(ctx: &XdpContext, frame: Frame, packet: &Packet<K>) -> u32 {
             forward::to_server(ctx.ctx, frame, packet, (index, false), server, controlled)
         }
         Followed::Reply(entry, index) => forward::to_client(ctx.ctx, frame, packet, index, entry),
+        Followed::Orphan => {
+            stats::count(Counter::ReplyWithoutConnection);
+            xdp_action::XDP_DROP
+        }
         Followed::Nothing(stale) => {
             if admit::is_possible(&packet.key) {
                 stage::admit(ctx, packet, stale)

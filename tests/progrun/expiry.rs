@@ -47,10 +47,11 @@ fn open(rig: &mut Rig, service: &Installed, count: u16) -> Result<Vec<Frame>> {
 
 #[test]
 fn only_what_is_over_is_closed_and_a_whole_batch_of_ipv6_keys_fits() {
-    for (method, v6) in KINDS {
-        with(1000, |rig| {
+    with(1000, |rig| {
+        for (method, v6) in KINDS {
+            let listen = vip(v6, 80 + u16::from(method));
             let service =
-                rig.install(&Wanted::new(method, TCP, vip(v6, 80), &servers(v6, 1, 8080)))?;
+                rig.install(&Wanted::new(method, TCP, listen, &servers(v6, 1, listen.1)))?;
             let requests = open(rig, &service, BATCH as u16)?;
             assert_eq!(propose(rig, &requests)?, 0, "all of them live");
             let hz = rig.hz();
@@ -72,9 +73,9 @@ fn only_what_is_over_is_closed_and_a_whole_batch_of_ipv6_keys_fits() {
             }
             assert_eq!(propose(rig, &requests)?, u64::from(BATCH / 2));
             assert_eq!(rig.counts(service.index[0])?, (0, 0));
-            Ok(())
-        });
-    }
+        }
+        Ok(())
+    });
 }
 
 #[test]

@@ -14,12 +14,10 @@ use harness::labdir::LabDir;
 use harness::netns::Netns;
 use harness::stub::Stub;
 use lb_common::abi;
-use lb_common::conn::{
-    ConnEntry4, ConnEntry6, ConnKey, ConnKey4, ConnKey6, REPLY, State, Timeouts, Word,
-};
+use lb_common::conn::{ConnEntry4, ConnEntry6, ConnKey, ConnKey4, ConnKey6, State, Timeouts, Word};
 use lb_common::pod::{Address, Pod, bytes_of, from_bytes, mapped};
 use lb_common::service::{Config, Interface, PerCpu, Traffic};
-use lb_common::verdict::{Counter, CounterKind};
+use lb_common::verdict::{COUNTERS, Counter, CounterKind};
 use lb_common::wire::Link;
 use lb_user::dataplane::bpf::{Dataplane, Options};
 use lb_user::plan::{MapOp, Settings};
@@ -144,7 +142,7 @@ impl Rig {
     pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) -> Result<()> {
         change(&mut self.config);
         let config = self.config;
-        self.apply(MapOp::SetConfig(Settings {
+        self.apply(&MapOp::SetConfig(Settings {
             flags: config.flags,
             flood_limit: config.flood_limit,
             hz: config.hz,
@@ -155,19 +153,19 @@ impl Rig {
     /// Tells the program of an interface.
     pub(crate) fn interface(&mut self, ifindex: u32, mac: Mac, flags: u32) -> Result<()> {
         let value = Interface { mac, pad: [0; 2], flags };
-        self.apply(MapOp::SetInterface { ifindex, value })
+        self.apply(&MapOp::SetInterface { ifindex, value })
     }
 
     /// Carries out one operation on the maps.
-    pub(crate) fn apply(&mut self, op: MapOp) -> Result<()> {
-        self.dataplane.tables().apply(&op)
+    pub(crate) fn apply(&mut self, op: &MapOp) -> Result<()> {
+        self.dataplane.tables().apply(op)
     }
 
     /// A timeout profile of its own.
     pub(crate) fn timeouts(&mut self, value: Timeouts) -> Result<u32> {
         let profile = self.next_profile;
         self.next_profile += 1;
-        self.apply(MapOp::SetTimeouts { profile, value })?;
+        self.apply(&MapOp::SetTimeouts { profile, value })?;
         Ok(profile)
     }
 
@@ -225,14 +223,20 @@ impl Rig {
     }
 
     /// Every counter over all CPUs.
-    pub(crate) fn counters(&mut self) -> Result<Counted> {
-        let counters = self.dataplane.tables().counters()?;
-        Ok(counters.into_iter().map(|(counter, count)| (counter.name(), count)).collect())
+    pub(crate) fn counters(&self) -> Result<Counted> {
+        let values = self.counter_values()?;
+        Ok(Counter::ALL.iter().map(|&c| (c.name(), values[c as usize])).collect())
     }
 
-    /// The counter map, for readers that are in a hurry.
-    pub(crate) fn counter_map(&self) -> &Map {
-        &self.counters
+    /// The values of all counters over all CPUs, in one call.
+    pub(crate) fn counter_values(&self) -> Result<[u64; COUNTERS as usize]> {
+        let size = self.counters.value_size();
+        let mut bytes = vec![0; size * COUNTERS as usize];
+        self.counters.read_array(COUNTERS, &mut bytes)?;
+        Ok(std::array::from_fn(|counter| {
+            let per_cpu = bytes[counter * size..][..size].chunks_exact(8);
+            per_cpu.filter_map(from_bytes::<u64>).sum()
+        }))
     }
 
     /// Lets the peers of both interfaces take frames, so that what is sent arrives.
@@ -368,9 +372,12 @@ pub(crate) fn assert_same(found: &[u8], expected: &[u8]) {
 
 /// How often anything was dropped.
 pub(crate) fn drops_in(counted: &Counted) -> u64 {
-    let drop =
-        |name: &str| Counter::ALL.iter().any(|c| c.name() == name && c.kind() == CounterKind::Drop);
-    counted.iter().filter(|(name, _)| drop(name)).map(|(_, count)| count).sum()
+    counted.iter().filter(|(name, _)| is_drop(name)).map(|(_, count)| count).sum()
+}
+
+/// Whether a counter of this name counts drops.
+pub(crate) fn is_drop(name: &str) -> bool {
+    Counter::ALL.iter().any(|c| c.name() == name && c.kind() == CounterKind::Drop)
 }
 
 /// An entry, without its family.
@@ -385,10 +392,6 @@ pub(crate) struct Entry {
 impl Entry {
     pub(crate) fn state(&self) -> State {
         self.word.state()
-    }
-
-    pub(crate) fn is_reply(&self) -> bool {
-        self.word.has(REPLY)
     }
 }
 
@@ -475,6 +478,6 @@ impl Rig {
     pub(crate) fn set_filter(&mut self, word: u32, bit: u64) -> Result<()> {
         self.filter[word as usize] |= bit;
         let bits = self.filter[word as usize];
-        self.apply(MapOp::SetFilter { word, bits })
+        self.apply(&MapOp::SetFilter { word, bits })
     }
 }

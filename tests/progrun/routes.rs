@@ -7,13 +7,16 @@ use harness::process::run;
 use lb_common::service::{CONFIG_REPLY_ROUTE, INTERFACE_DOWN, METHOD_DR, METHOD_NAT};
 use lb_common::verdict::Counter;
 
-use crate::frames::{Frame, L4, Mac, flag};
+use crate::frames::{Frame, L4, Mac, Tag, flag};
 use crate::rig::*;
 use crate::services::*;
 
 const SYN: L4 = L4::Tcp(flag::SYN);
 const ACK: L4 = L4::Tcp(flag::ACK);
 const SYN_ACK: L4 = L4::Tcp(flag::SYN | flag::ACK);
+
+/// How a request comes: from whom, to whom, with which tags, by which interface.
+type Hop = (Mac, Mac, &'static [Tag], u32);
 
 /// What the namespace's permanent neighbours are called.
 const NEIGHBOUR: Mac = [0x02, 0, 0, 0, 0x0a, 1];
@@ -69,7 +72,7 @@ fn a_last_hop_is_learnt_anew_from_every_request() {
                 rig.install(&Wanted::new(METHOD_NAT, TCP, vip(v6, 80), &servers(v6, 1, 8080)))?;
             let reply = service.reply(SYN_ACK, 0, client(v6, 0));
             let mut request = service.request(SYN, client(v6, 0));
-            let hops: [(Mac, Mac, &[(u16, u16)], u32); 6] = [
+            let hops: [Hop; 6] = [
                 (CLIENT_MAC, CLIENT_SIDE_MAC, &[], CLIENT_SIDE),
                 ([2, 0, 0, 0, 0x0c, 9], CLIENT_SIDE_MAC, &[], CLIENT_SIDE),
                 ([2, 0, 0, 0, 0x0c, 9], CLIENT_SIDE_MAC, &[(0x8100, 7)], CLIENT_SIDE),

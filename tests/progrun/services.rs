@@ -63,7 +63,6 @@ impl Wanted {
 /// A service that is in the tables.
 #[derive(Clone, Debug)]
 pub(crate) struct Installed {
-    pub(crate) id: u32,
     pub(crate) wanted: Wanted,
     /// Real-server indices, in the order of `wanted.servers`.
     pub(crate) index: Vec<u32>,
@@ -80,7 +79,7 @@ impl Rig {
         for end in &wanted.servers {
             let at = self.next_server();
             let value = element(wanted, id, at, *end);
-            self.apply(MapOp::SetRealServer { index: at, value })?;
+            self.apply(&MapOp::SetRealServer { index: at, value })?;
             index.push(at);
             elements.push(value);
         }
@@ -92,7 +91,7 @@ impl Rig {
             slots: self.region(&wanted.ring, &index)?,
             maglev: self.region(&wanted.maglev, &index)?,
         };
-        let mut installed = Installed { id, wanted: wanted.clone(), index, elements, entry };
+        let mut installed = Installed { wanted: wanted.clone(), index, elements, entry };
         self.listen(&mut installed, wanted.listen)?;
         Ok(installed)
     }
@@ -100,8 +99,8 @@ impl Rig {
     /// Lets a service be reached under another address or port as well.
     pub(crate) fn listen(&mut self, service: &mut Installed, listen: End) -> Result<()> {
         let key = key_of(listen, service.wanted.protocol);
-        self.apply(MapOp::SetService { key, value: service.entry })?;
-        self.apply(MapOp::SetVip { address: key.address })?;
+        self.apply(&MapOp::SetService { key, value: service.entry })?;
+        self.apply(&MapOp::SetVip { address: key.address })?;
         let word = match listen.0 {
             IpAddr::V4(a) => u32::from_ne_bytes(a.octets()),
             IpAddr::V6(a) => {
@@ -118,7 +117,7 @@ impl Rig {
     pub(crate) fn set_ring(&mut self, service: &mut Installed, ring: &[usize]) -> Result<()> {
         service.entry.slots = self.region(ring, &service.index.clone())?;
         let key = key_of(service.wanted.listen, service.wanted.protocol);
-        self.apply(MapOp::SetService { key, value: service.entry })
+        self.apply(&MapOp::SetService { key, value: service.entry })
     }
 
     /// Gives a real server's index to another use: every connection of the last one is dead.
@@ -126,13 +125,13 @@ impl Rig {
         let element = &mut service.elements[server];
         element.generation = (element.generation + 1) & 0xfff;
         let (index, value) = (service.index[server], *element);
-        self.apply(MapOp::SetRealServer { index, value })
+        self.apply(&MapOp::SetRealServer { index, value })
     }
 
     fn region(&mut self, places: &[usize], index: &[u32]) -> Result<Region> {
         let base = self.next_slots(places.len() as u32);
         let slots: Vec<u32> = places.iter().map(|&place| index[place]).collect();
-        self.apply(MapOp::WriteSlots { base, slots: slots.into() })?;
+        self.apply(&MapOp::WriteSlots { base, slots: slots.into() })?;
         Ok(Region { base, len: places.len() as u32 })
     }
 }

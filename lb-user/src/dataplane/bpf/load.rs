@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader};
 use lb_common::abi;
 
 use super::clock::{Clock, beat};
-use super::{Dataplane, Tables, attach, pins};
+use super::{Dataplane, Tables, attach, os_error, pins};
 
 /// The compiled programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LB_EBPF_OBJECT"));
@@ -82,7 +82,7 @@ pub(super) fn program_fd(ebpf: &Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
     program.fd()?.as_fd().try_clone_to_owned().context("copy a program's descriptor")
 }
 
-/// Whether every map is pinned with the sizes that this version expects. Leftovers of a start that
+/// Whether every map is pinned. The version in the path vouches for their layout. Leftovers of a start that
 /// never finished are removed: without a link nothing uses them.
 fn is_complete(directory: &Path) -> anyhow::Result<bool> {
     let present: Vec<_> = abi::MAPS.iter().filter(|name| directory.join(name).exists()).collect();
@@ -121,12 +121,7 @@ fn load_object(directory: &Path, options: &Options, adopted: bool) -> anyhow::Re
 
 /// Turns the errors that an operator meets into what to do about them.
 fn explain(error: aya::EbpfError) -> anyhow::Error {
-    let os_error =
-        std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |e| e.source())
-            .find_map(|e| {
-                e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error)
-            });
-    let hint = match os_error {
+    let hint = match os_error(&error) {
         Some(libc::EPERM | libc::EACCES) => {
             "no permission: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
         }
