@@ -70,6 +70,9 @@ pub(crate) enum Fate {
     Drop(&'static str),
 }
 
+/// What becomes of a reply whose connection is over.
+const OVER: Fate = Fate::Drop("reply_without_connection");
+
 /// Number of the service, and the client.
 pub(crate) type FlowKey = (usize, End);
 /// The server's end, the client, the protocol.
@@ -187,10 +190,10 @@ impl Model {
         };
         let (owner, _) = half.owner;
         let Some(known) = self.flows.get(&half.owner).filter(|known| known.id == half.id) else {
-            return Fate::Pass;
+            return OVER;
         };
         if !self.is_current(owner, known) {
-            return Fate::Pass;
+            return OVER;
         }
         // The forward half is asked on flags that matter, and when a second has passed.
         let matters = flags & (flag::SYN | flag::FIN | flag::RST) != 0;
@@ -198,7 +201,7 @@ impl Model {
             return Fate::ToClient(owner);
         }
         if self.is_over(owner, known) {
-            return Fate::Pass;
+            return OVER;
         }
         let tcp = self.services[owner].wanted.protocol == TCP;
         let known = self.flows.get_mut(&half.owner).expect("just seen");
