@@ -363,6 +363,38 @@ fn nat_takes_another_server_when_one_already_knows_the_client() {
 }
 
 #[test]
+fn a_reply_half_without_its_connection_holds_its_place_for_a_second() {
+    with(1000, |rig| {
+        let hz = rig.hz();
+        for v6 in [false, true] {
+            let ends = servers(v6, 1, 8080);
+            let of = |port| Wanted::new(METHOD_NAT, TCP, vip(v6, port), &ends);
+            let (service, other) = (rig.install(&of(80))?, rig.install(&of(81))?);
+            let request = goes(rig, &service, 0, SYN, 0);
+            let reply = service.reply(ACK, 0, client(v6, 0));
+            rig.remove(&request)?;
+            let now = rig.jiffies()?;
+            // Young: another CPU may be about to make its connection.
+            rig.set_seen(&reply, now - hz / 2)?;
+            let (_, counted) = rig.counted(|rig| {
+                goes(rig, &service, 0, SYN, 0);
+                Ok(())
+            })?;
+            assert_eq!(counted, Counted::from([("table_exists", 1)]));
+            assert!(rig.entry(&request)?.is_none());
+            rig.drops(&other.request(SYN, client(v6, 0)), CLIENT_SIDE, Counter::NatTupleInUse);
+            // Old: nobody will.
+            rig.set_seen(&reply, now - hz - 2)?;
+            let taken = goes(rig, &other, 0, SYN, 0);
+            let reply = other.reply(ACK, 0, client(v6, 0));
+            rig.becomes(&reply, SERVER_SIDE, &other.returned(&reply, &taken), REDIRECT);
+            counts(rig, &other, &[(1, 0)]);
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_full_table_forwards_by_hash_without_entries() {
     for method in [METHOD_DR, METHOD_NAT] {
         with(64, |rig| {

@@ -128,7 +128,7 @@ fn a_reply_half_goes_only_when_it_is_an_orphan_of_more_than_a_second() {
             rig.remove(&request)?;
             rig.age(&reply, 0)?;
             let now = rig.jiffies()?;
-            rig.set_seen(&reply, now)?;
+            rig.set_seen(&reply, now - hz * 3 / 4)?;
             assert_eq!(propose(rig, half)?, 0, "young, without");
             rig.set_seen(&reply, now - hz - 2)?;
             assert_eq!(propose(rig, half)?, 1, "old, without");

@@ -211,3 +211,34 @@ fn every_state_expires_after_its_timeout() {
         Ok(())
     });
 }
+
+#[test]
+fn a_reply_keeps_its_connection_alive_once_a_second() {
+    with(100, |rig| {
+        // A second that is long beside the test.
+        let second = rig.hz() * 100;
+        rig.configure(|config| config.hz = second)?;
+        for (n, (v6, l4)) in (0..).zip([(false, L4::Tcp(ACK)), (true, L4::Udp)]) {
+            let protocol = if l4 == L4::Udp { UDP } else { TCP };
+            let wanted = Wanted::new(METHOD_NAT, protocol, vip(v6, 80), &servers(v6, 1, 80));
+            let service = rig.install(&wanted)?;
+            let who = client(v6, n);
+            let first = if l4 == L4::Udp { l4 } else { L4::Tcp(SYN) };
+            let request = service.request(first, who);
+            rig.run(&request.bytes(), CLIENT_SIDE)?;
+            let reply = service.reply(l4, 0, who);
+            let now = rig.jiffies()?;
+            for (age, refreshed) in [(second * 9 / 10, false), (second * 11 / 10, true)] {
+                rig.set_seen(&request, now - 10 * rig.hz())?;
+                rig.set_seen(&reply, now - age)?;
+                let returned = service.returned(&reply, &request);
+                rig.becomes(&reply, SERVER_SIDE, &returned, REDIRECT);
+                let seen = rig.entry(&request)?.context("no entry")?.seen;
+                assert_eq!(seen >= now, refreshed, "after {age} of {second}");
+                let seen = rig.entry(&reply)?.context("no reply half")?.seen;
+                assert_eq!(seen >= now, refreshed, "after {age} of {second}");
+            }
+        }
+        Ok(())
+    });
+}

@@ -72,10 +72,11 @@ fn a_last_hop_is_learnt_anew_from_every_request() {
                 rig.install(&Wanted::new(METHOD_NAT, TCP, vip(v6, 80), &servers(v6, 1, 8080)))?;
             let reply = service.reply(SYN_ACK, 0, client(v6, 0));
             let mut request = service.request(SYN, client(v6, 0));
-            let hops: [Hop; 6] = [
+            let hops: [Hop; 7] = [
                 (CLIENT_MAC, CLIENT_SIDE_MAC, &[], CLIENT_SIDE),
                 ([2, 0, 0, 0, 0x0c, 9], CLIENT_SIDE_MAC, &[], CLIENT_SIDE),
                 ([2, 0, 0, 0, 0x0c, 9], CLIENT_SIDE_MAC, &[(0x8100, 7)], CLIENT_SIDE),
+                ([2, 0, 0, 0, 0x0c, 9], CLIENT_SIDE_MAC, &[(0x8100, 8)], CLIENT_SIDE),
                 ([2, 0, 0, 0, 0x0c, 9], CLIENT_SIDE_MAC, &[(0x88a8, 7), (0x8100, 8)], CLIENT_SIDE),
                 (
                     [2, 0, 0, 0, 0x0c, 9],
