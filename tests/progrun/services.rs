@@ -227,7 +227,7 @@ pub(crate) fn client(v6: bool, n: u16) -> End {
     (ip.parse().expect("an address"), 40_000 + n)
 }
 
-/// `text` as an address with a port: "10.0.0.1:80", "[2001:db8::1]:80".
+/// `text` as an address with a port: `10.0.0.1:80`, `[2001:db8::1]:80`.
 pub(crate) fn end(text: &str) -> End {
     let end: std::net::SocketAddr = text.parse().expect("an address with a port");
     (end.ip(), end.port())
