@@ -37,12 +37,16 @@ fn frames_that_are_not_ours_pass_untouched_and_every_drop_has_one_reason() {
         fuzzer.run(rig, frames).with_context(|| format!("LB_SIM_SEED={seed:#x}"))?;
         let seconds = start.elapsed().as_secs_f64();
         println!("{frames} frames in {seconds:.1} s, seed {seed:#x}: {:?}", fuzzer.seen);
-        fuzzer.seen.is_varied(frames)?;
+        // A short run need not meet everything.
+        let full = frames >= FRAMES / 10;
+        if full {
+            fuzzer.seen.is_varied(frames)?;
+        }
         let census = Census::take(rig)?;
         let drift = census.drift(rig, &fuzzer.servers)?;
         ensure!(drift == 0, "the counts are off by {drift}: {census:?}");
         ensure!(census.orphans + census.widows + census.closed == 0, "{census:?}");
-        ensure!(census.forward > 1000, "hardly any connections: {census:?}");
+        ensure!(!full || census.forward > 1000, "hardly any connections: {census:?}");
         Ok(())
     });
 }

@@ -131,7 +131,7 @@ impl Rig {
     fn region(&mut self, places: &[usize], index: &[u32]) -> Result<Region> {
         let base = self.next_slots(places.len() as u32);
         let slots: Vec<u32> = places.iter().map(|&place| index[place]).collect();
-        self.apply(&MapOp::WriteSlots { base, slots: slots.into() })?;
+        self.apply(&MapOp::WriteSlots { base, slots })?;
         Ok(Region { base, len: places.len() as u32 })
     }
 }
@@ -227,7 +227,7 @@ pub(crate) fn client(v6: bool, n: u16) -> End {
     (ip.parse().expect("an address"), 40_000 + n)
 }
 
-/// `text` as an address with a port: "10.0.0.1:80", `[2001:db8::1]:80`.
+/// `text` as an address with a port: `10.0.0.1:80`, `[2001:db8::1]:80`.
 pub(crate) fn end(text: &str) -> End {
     let end: std::net::SocketAddr = text.parse().expect("an address with a port");
     (end.ip(), end.port())

@@ -9,7 +9,7 @@ use lb_common::pod::bytes_of;
 use lb_common::service::METHOD_NAT;
 
 use crate::census::Census;
-use crate::dice::Dice;
+use crate::dice::{Dice, seed};
 use crate::frames::{Frame, L4, flag};
 use crate::model::{FAULTS, Fate, Fault, FlowKey, Model, lifetime};
 use crate::rig::*;
@@ -25,16 +25,19 @@ const CLIENTS: u16 = 3;
 #[test]
 fn the_program_does_what_the_model_does() {
     with(65_536, |rig| {
-        let seeds = match std::env::var("LB_SIM_SEED") {
-            Ok(_) => crate::dice::seed(0)..crate::dice::seed(0) + 1,
-            Err(_) => 0..SEEDS,
-        };
+        let replayed = std::env::var_os("LB_SIM_SEED").is_some();
+        let seeds = if replayed { seed(0)..seed(0) + 1 } else { 0..SEEDS };
         let mut world = World::new(rig)?;
         for seed in seeds {
             world.play(rig, seed, Fault::None, STEPS)?;
         }
         println!("{:?}", world.seen);
-        ensure!(world.seen.iter().all(|(_, count)| *count > 50), "hardly tested: {:?}", world.seen);
+        // One seed need not meet everything.
+        ensure!(
+            replayed || world.seen.iter().all(|(_, count)| *count > 50),
+            "hardly tested: {:?}",
+            world.seen
+        );
         Ok(())
     });
 }
