@@ -30,7 +30,8 @@ pub const MAP_RETIRED: &str = "retired";
 pub const MAP_TIMEOUTS: &str = "timeouts";
 /// One `Config`.
 pub const MAP_CONFIG: &str = "config";
-/// Address filter: a bit for every address that a packet of ours can carry.
+/// Address filter: a bit for every virtual address, and for every real server that answers through
+/// the director. Bits are only ever added: a stale one costs a lookup, a missing one a connection.
 pub const MAP_FILTER: &str = "filter";
 /// Virtual addresses, to tell a fragment to one of them from one to somebody else.
 pub const MAP_VIPS: &str = "vips";

@@ -114,6 +114,9 @@ pub trait ConnKey: pod::Pod {
     /// Four bytes that stand for the destination in the address filter.
     fn filter_word(&self) -> u32;
 
+    /// The same for the source.
+    fn source_filter_word(&self) -> u32;
+
     /// The key of what a server at this address and port answers to this packet.
     #[must_use]
     fn reply_from(&self, server: &Address, port: u16) -> Self;
@@ -162,6 +165,11 @@ impl ConnKey for ConnKey4 {
     #[inline(always)]
     fn filter_word(&self) -> u32 {
         pod::head::<Self, [u32; 2]>(self)[1]
+    }
+
+    #[inline(always)]
+    fn source_filter_word(&self) -> u32 {
+        pod::head::<Self, [u32; 2]>(self)[0]
     }
 
     #[inline(always)]
@@ -216,6 +224,11 @@ impl ConnKey for ConnKey6 {
     #[inline(always)]
     fn filter_word(&self) -> u32 {
         hash::filter_fold(&self.destination_words())
+    }
+
+    #[inline(always)]
+    fn source_filter_word(&self) -> u32 {
+        hash::filter_fold(pod::head::<Self, [u32; 4]>(self))
     }
 
     #[inline(always)]

@@ -16,11 +16,22 @@ use crate::{maps, schedule, stats};
 /// Real servers that nat tries when a client's address and port is taken on one.
 const NAT_ATTEMPTS: u32 = 4;
 
-/// Whether the destination can be a virtual address at all: one array element spares most foreign
+/// Whether the destination can be a virtual address at all: one array element spares foreign
 /// packets every other table.
 #[inline(always)]
-pub fn is_possible<K: ConnKey>(key: &K) -> bool {
-    let (word, bit) = hash::filter_place(key.filter_word());
+pub fn is_to_service<K: ConnKey>(key: &K) -> bool {
+    is_in_filter(key.filter_word())
+}
+
+/// Whether the source can be a real server whose replies come through here.
+#[inline(always)]
+pub fn is_from_server<K: ConnKey>(key: &K) -> bool {
+    is_in_filter(key.source_filter_word())
+}
+
+#[inline(always)]
+fn is_in_filter(address: u32) -> bool {
+    let (word, bit) = hash::filter_place(address);
     maps::FILTER.get(word).is_some_and(|bits| bits & bit != 0)
 }
 

@@ -105,6 +105,10 @@ pub fn lb_clock(_ctx: XdpContext) -> u32 {
 /// Follows a packet's connection and forwards it, or hands it on to be admitted.
 #[inline(always)]
 fn run<K: Stage>(ctx: &XdpContext, frame: Frame, packet: &Packet<K>) -> u32 {
+    let to_service = admit::is_to_service(&packet.key);
+    if !to_service && !admit::is_from_server(&packet.key) {
+        return xdp_action::XDP_PASS;
+    }
     let now = now();
     match conntrack::follow(ctx.ctx, &frame, packet, now) {
         Followed::Request(index, server) => {
@@ -117,7 +121,7 @@ fn run<K: Stage>(ctx: &XdpContext, frame: Frame, packet: &Packet<K>) -> u32 {
             xdp_action::XDP_DROP
         }
         Followed::Nothing(stale) => {
-            if admit::is_possible(&packet.key) {
+            if to_service {
                 stage::admit(ctx, packet, stale)
             } else {
                 xdp_action::XDP_PASS

@@ -101,7 +101,18 @@ impl Rig {
         let key = key_of(listen, service.wanted.protocol);
         self.apply(&MapOp::SetService { key, value: service.entry })?;
         self.apply(&MapOp::SetVip { address: key.address })?;
-        let word = match listen.0 {
+        self.let_through(listen.0)?;
+        if service.wanted.method == METHOD_NAT {
+            for (server, _) in service.wanted.servers.clone() {
+                self.let_through(server)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets an address's bit in the filter.
+    fn let_through(&mut self, address: IpAddr) -> Result<()> {
+        let word = match address {
             IpAddr::V4(a) => u32::from_ne_bytes(a.octets()),
             IpAddr::V6(a) => {
                 let o = a.octets();
@@ -131,7 +142,7 @@ impl Rig {
     fn region(&mut self, places: &[usize], index: &[u32]) -> Result<Region> {
         let base = self.next_slots(places.len() as u32);
         let slots: Vec<u32> = places.iter().map(|&place| index[place]).collect();
-        self.apply(&MapOp::WriteSlots { base, slots })?;
+        self.apply(&MapOp::WriteSlots { base, slots: slots.into() })?;
         Ok(Region { base, len: places.len() as u32 })
     }
 }

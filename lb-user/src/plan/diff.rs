@@ -11,7 +11,7 @@ mod leaving;
 use std::collections::{BTreeSet, HashSet};
 
 use lb_common::service::{
-    Interface, RS_EXPIRED, RS_NEXT_HOP, RS_VALID, RealServer, Region, SCHEDULER_RING,
+    Interface, METHOD_NAT, RS_EXPIRED, RS_NEXT_HOP, RS_VALID, RealServer, Region, SCHEDULER_RING,
     SERVICE_HASH_PORT, ServiceEntry, ServiceKey,
 };
 use lb_common::wire::Link;
@@ -77,6 +77,13 @@ impl<'a> Draft<'a> {
             let vips = listens.iter().map(|key| key.address).collect();
             reach::diff(&self.planner.installed, &vips, &mut self.phases);
         }
+        let addresses = changed.iter().flat_map(|(_, service)| {
+            // Replies of a nat server are met by its address.
+            let servers = service.servers.iter().filter(|_| service.method == METHOD_NAT);
+            let vips = service.listen.iter().map(|key| &key.address);
+            vips.chain(servers.map(|server| &server.address))
+        });
+        reach::open(&self.planner.installed, addresses, &mut self.phases);
         let outdated = changed.iter().map(|(first, _)| first).chain(&forgotten);
         let leaving = self.leaving(outdated.filter_map(|first| cache.get(first)));
         let leaving = self.retire(leaving, idle);

@@ -1,4 +1,7 @@
-//! Virtual addresses and the address filter: what makes a packet worth a look at the services.
+//! Virtual addresses and the address filter: what makes a packet worth a look at any table.
+//!
+//! Bits of the filter are only ever added. Connections of a service that left the file go on, and a
+//! stale bit costs a foreign packet one lookup; new maps begin without.
 //!
 //! Must not know: services beyond their addresses.
 
@@ -12,28 +15,30 @@ use super::op::{MapOp, Phases};
 
 /// Adds the operations that make exactly `vips` reachable.
 pub(super) fn diff(installed: &Installed, vips: &BTreeSet<Address>, phases: &mut Phases) {
-    let mut words: BTreeMap<u32, u64> = BTreeMap::new();
-    for vip in vips {
-        let (word, bit) = hash::filter_place(filter_word(vip));
-        *words.entry(word).or_default() |= bit;
-    }
     for address in vips.difference(&installed.vips) {
         phases.before_services.push(MapOp::SetVip { address: *address });
     }
-    for (word, bits) in &words {
-        let old = installed.filter.get(word).copied().unwrap_or(0);
-        if old | bits != old {
-            phases.before_services.push(MapOp::SetFilter { word: *word, bits: old | bits });
-        }
-        if old & !bits != 0 {
-            phases.unreachable.push(MapOp::SetFilter { word: *word, bits: *bits });
-        }
-    }
-    for word in installed.filter.keys().filter(|word| !words.contains_key(word)) {
-        phases.unreachable.push(MapOp::SetFilter { word: *word, bits: 0 });
-    }
     for address in installed.vips.difference(vips) {
         phases.unreachable.push(MapOp::RemoveVip { address: *address });
+    }
+}
+
+/// Adds the operations that let packets with these addresses through the filter.
+pub(super) fn open<'a>(
+    installed: &Installed,
+    addresses: impl Iterator<Item = &'a Address>,
+    phases: &mut Phases,
+) {
+    let mut words: BTreeMap<u32, u64> = BTreeMap::new();
+    for address in addresses {
+        let (word, bit) = hash::filter_place(filter_word(address));
+        *words.entry(word).or_default() |= bit;
+    }
+    for (word, bits) in words {
+        let old = installed.filter.get(&word).copied().unwrap_or(0);
+        if old | bits != old {
+            phases.before_services.push(MapOp::SetFilter { word, bits: old | bits });
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use lb_common::conn::{ConnKey, ConnKey4, ConnKey6};
 use lb_common::hash;
 use lb_common::pod::{mapped, unmapped};
-use lb_common::service::{GENERATION_MASK, RS_EXPIRED, RS_VALID, Region};
+use lb_common::service::{GENERATION_MASK, METHOD_NAT, RS_EXPIRED, RS_VALID, Region};
 
 use super::*;
 use crate::model::Scheduler;
@@ -145,12 +145,15 @@ pub(super) fn fulfils(now: &Installed, wanted: &Wanted) -> Result<(), String> {
         return Err("other keys".to_owned());
     }
     let vips: BTreeSet<Address> = keys.iter().map(|key| key.address).collect();
-    let mut words = BTreeMap::<u32, u64>::new();
-    for vip in &vips {
-        let (word, bit) = hash::filter_place(filter_word(vip));
-        *words.entry(word).or_default() |= bit;
+    let nat = wanted.services.iter().filter(|service| service.method == METHOD_NAT);
+    let servers = nat.flat_map(|service| &service.servers).map(|server| &server.address);
+    for address in vips.iter().chain(servers) {
+        let (word, bit) = hash::filter_place(filter_word(address));
+        if now.filter.get(&word).is_none_or(|bits| bits & bit == 0) {
+            return Err("an address that the filter keeps out".to_owned());
+        }
     }
-    if now.vips != vips || now.filter != words || now.settings != wanted.settings {
+    if now.vips != vips || now.settings != wanted.settings {
         return Err("other addresses or settings".to_owned());
     }
     let mut ids = BTreeSet::new();
