@@ -193,7 +193,7 @@ impl Controller {
         notify::ready("serving");
         let Some(errors) = refused else {
             tracing::info!("configuration reloaded");
-            self.waiting.extend(request.map(|request| (request, 0)));
+            self.waiting.extend(request);
             return;
         };
         for error in &errors {

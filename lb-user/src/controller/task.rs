@@ -56,7 +56,7 @@ pub(super) struct Controller {
     /// When the next plan is made, if anything changed.
     pub(super) plan_at: Option<Instant>,
     /// Reloads that are answered once the new file serves.
-    pub(super) waiting: Vec<(Request, u64)>,
+    pub(super) waiting: Vec<Request>,
     pub(super) reloading: bool,
     /// Addresses are being changed.
     pub(super) addressing: bool,
@@ -97,9 +97,7 @@ impl Controller {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Probe(report) => self.probed(report),
-            Event::Routes(routes) => {
-                self.routed(routes);
-            }
+            Event::Routes(routes) => self.routed(routes),
             Event::Request(request) => self.answer(request),
             Event::Loaded(result, request) => self.loaded(result, request),
             Event::Addresses(result) => self.addressed(result),
@@ -194,10 +192,10 @@ impl Controller {
         if !self.resolving.is_empty() || self.addressing {
             return;
         }
-        for (request, changes) in std::mem::take(&mut self.waiting) {
+        for request in std::mem::take(&mut self.waiting) {
             request.answer(match &result {
                 Ok(count) => Ok(Document::Reload(super::document::Reload {
-                    changes: changes + *count as u64,
+                    changes: *count as u64,
                     warnings: self.start.warnings.clone(),
                 })),
                 Err(error) => Err(Refusal::new(RefusalKind::Failed, format!("{error:#}"))),
@@ -411,7 +409,7 @@ impl Controller {
                 Ok(None) | Err(_) => break,
             }
         }
-        for (request, _) in self.waiting.drain(..) {
+        for request in self.waiting.drain(..) {
             request.answer(Err(Refusal::new(RefusalKind::Busy, "the daemon is stopping")));
         }
         if !keep {

@@ -11,8 +11,7 @@ use std::time::Duration;
 use lb_common::conn::{State, Timeouts};
 use lb_common::pod::{Address, mapped};
 use lb_common::service::{
-    CONFIG_REPLY_ROUTE, INTERFACE_DOWN, Interface, METHOD_DR, METHOD_NAT, SERVICE_HASH_PORT,
-    ServiceKey,
+    CONFIG_REPLY_ROUTE, INTERFACE_DOWN, Interface, METHOD_DR, METHOD_NAT, ServiceKey,
 };
 use lb_common::wire::{self, Link};
 
@@ -75,7 +74,7 @@ fn service(service: &VirtualService, world: &World<'_>) -> WantedService {
             ForwardingMethod::Dr => METHOD_DR,
             ForwardingMethod::Nat => METHOD_NAT,
         },
-        flags: SERVICE_HASH_PORT,
+        flags: 0,
         timeouts: 0,
         servers: service.real_servers.iter().map(|rs| server(service, rs, world)).collect(),
     }
