@@ -13,4 +13,5 @@ pub mod health;
 pub mod model;
 pub mod netlink;
 pub mod plan;
+pub mod real_server;
 pub mod sched;

@@ -28,7 +28,7 @@ const TABLES: [Table; 2] = [
             &["config", "sched"],
             &["plan", "health::fsm", "health::report"],
             &["dataplane", "health", "health::probe", "health::runner", "netlink"],
-            &["controller"],
+            &["controller", "real_server"],
             &["admin"],
             &["cli"],
         ],

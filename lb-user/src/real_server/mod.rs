@@ -1,0 +1,387 @@
+//! What a real server needs for `dr` and `tunnel`, done and undone: the virtual address on lo, ARP
+//! and reverse-path settings, decapsulation.
+//!
+//! [`setup`] remembers each step before it takes it, so that a failure, or the next [`undo`], finds
+//! everything that may have been done; both say each thing that they change in one line. What was
+//! there before stays, and what others have changed since is left alone.
+//!
+//! Must not know: the director, its configuration, arguments.
+
+mod settings;
+mod state;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, anyhow, bail, ensure};
+
+use crate::dataplane::bpf::Decapsulator;
+use crate::netlink::sysctl::{PutBack, Sysctls};
+use crate::netlink::{Address, Link, LinkTable, Netlink, NetlinkError, Ownership, XdpMode};
+
+pub use state::Method;
+use state::{Attached, Decapsulation, State, Store, Vip};
+
+/// What to set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The virtual address.
+    pub vip: IpAddr,
+    /// How its packets come.
+    pub method: Method,
+    /// Interfaces by which tunnelled packets come; none means those that have an address.
+    pub interfaces: Vec<String>,
+}
+
+/// Where lines for the operator go.
+pub type Say<'a> = &'a mut dyn FnMut(&str) -> anyhow::Result<()>;
+
+/// Makes this host a real server of a virtual address. Done twice it mends what is missing.
+///
+/// # Errors
+/// When a step fails; those before it are taken back.
+pub async fn setup(directory: &Path, wanted: &Wanted, say: Say<'_>) -> anyhow::Result<()> {
+    settings::check_vip(wanted.vip)?;
+    let mut host = Host::open(directory, say)?;
+    let before = host.state.clone();
+    let Err(error) = host.build(wanted).await else { return Ok(()) };
+    match host.retreat(&before).await {
+        Ok(()) => Err(error.context("nothing is changed")),
+        Err(second) => Err(error.context(format!("not all could be taken back ({second:#})"))),
+    }
+}
+
+/// Puts back what [`setup`] changed for a virtual address and no other needs.
+///
+/// # Errors
+/// When something cannot be put back; it is remembered for the next try.
+pub async fn undo(directory: &Path, vip: IpAddr, say: Say<'_>) -> anyhow::Result<()> {
+    let mut host = Host::open(directory, say)?;
+    if host.state.vips.contains_key(&vip) {
+        let rest = host.state.without(vip);
+        host.retreat(&rest).await?;
+        return (host.say)(&format!("{vip}: undone"));
+    }
+    (host.say)(&format!(
+        "{vip}: nothing is remembered of a setup here, so no address, setting or program is changed"
+    ))?;
+    let links = host.netlink.links().await?;
+    let addresses = host.netlink.addresses().await?;
+    for at in addresses.iter().filter(|at| at.address == vip) {
+        let name = links.get(at.ifindex).map_or("lo", |link| &link.name);
+        let prefix = format!("{vip}/{}", at.prefix_len);
+        (host.say)(&format!("{prefix} is on {name}: `ip address del {prefix} dev {name}`"))?;
+    }
+    Ok(())
+}
+
+/// This host's network namespace, and what is remembered of it.
+struct Host<'a> {
+    netlink: Netlink,
+    sysctls: Sysctls,
+    store: Store,
+    state: State,
+    changed: bool,
+    say: Say<'a>,
+}
+
+impl<'a> Host<'a> {
+    fn open(directory: &Path, say: Say<'a>) -> anyhow::Result<Self> {
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "addresses, kernel settings and programs of this host are changed: run it as root"
+        );
+        let store = Store::open(directory)?;
+        let state = store.load()?;
+        let (netlink, sysctls) = (Netlink::open()?, Sysctls::new());
+        Ok(Self { netlink, sysctls, store, state, changed: false, say })
+    }
+
+    /// Remembers the state as it is now; to be called before the step that it tells of.
+    fn remember(&mut self) -> anyhow::Result<()> {
+        self.store.save(&self.state)
+    }
+
+    fn tell(&mut self, line: &str) -> anyhow::Result<()> {
+        self.changed = true;
+        (self.say)(line)
+    }
+
+    async fn build(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
+        let vip = wanted.vip;
+        let links = self.netlink.links().await?;
+        let addresses = self.netlink.addresses().await?;
+        let lo = links.by_name("lo").context("this host has no lo")?;
+        ensure!(lo.up, "lo is down: `ip link set lo up` first");
+        let present = settings::is_on_loopback(vip, lo.index, &links, &addresses)?;
+        let tunnels = match wanted.method {
+            Method::Dr => Vec::new(),
+            Method::Tunnel => self.ends(wanted, &links, &addresses)?,
+        };
+        let before = self.state.vips.get(&vip).copied();
+        let added = before.is_some_and(|vip| vip.added);
+        self.state.vips.insert(vip, Vip { method: wanted.method, added });
+        // Settings first: the address must not be spoken for even for a moment.
+        if vip.is_ipv4() {
+            let addressed = |link: &Link| {
+                addresses.iter().any(|at| at.ifindex == link.index && at.address.is_ipv4())
+            };
+            let bare = tunnels.iter().filter(|link| !addressed(link));
+            self.settle(&bare.map(|link| link.name.clone()).collect())?;
+        }
+        if !tunnels.is_empty() {
+            self.decapsulate(&tunnels).await?;
+        }
+        self.add_address(vip, lo.index, present).await?;
+        let settled = self.state.clone().settled();
+        self.retreat(&settled).await?;
+        let method = wanted.method.name();
+        let known = before.is_some_and(|vip| vip.method == wanted.method);
+        let line = match known && !self.changed {
+            true => format!("{vip}: was set up for {method} already"),
+            false => format!("{vip}: set up for {method}"),
+        };
+        (self.say)(&line)
+    }
+
+    async fn add_address(&mut self, vip: IpAddr, lo: u32, present: bool) -> anyhow::Result<()> {
+        let prefix_len = settings::full_length(vip);
+        let own = self.state.vips.get(&vip).is_some_and(|vip| vip.added);
+        if present {
+            if !own {
+                (self.say)(&format!("{vip}/{prefix_len} is on lo already; it will stay"))?;
+            }
+            return self.remember();
+        }
+        if let Some(vip) = self.state.vips.get_mut(&vip) {
+            vip.added = true;
+        }
+        self.remember()?;
+        let address = Address { ifindex: lo, address: vip, prefix_len };
+        let ownership = self.netlink.add_silent_address(address).await?;
+        ensure!(ownership == Ownership::Ours, "somebody else has just put {vip} on lo");
+        self.tell(&format!("{vip}/{prefix_len} added to lo"))
+    }
+
+    /// Kernel settings for IPv4; `bare` interfaces have no IPv4 address.
+    fn settle(&mut self, bare: &BTreeSet<String>) -> anyhow::Result<()> {
+        for (key, value, as_good) in settings::arp() {
+            let change = self.sysctls.look(&key, value)?;
+            if change.is_some_and(|change| !as_good.contains(&change.before.as_str())) {
+                self.set(&key, value)?;
+            }
+        }
+        let filters = self.sysctls.of_interfaces("ipv4", "rp_filter");
+        for (key, value) in settings::relaxed(&filters.context("read rp_filter")?, bare) {
+            self.set(&key, &value)?;
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> anyhow::Result<()> {
+        let Some(change) = self.sysctls.look(key, value)? else { return Ok(()) };
+        let line = format!("{key} = {value} (was {})", change.before);
+        self.state.sysctls.push(change.clone());
+        self.remember()?;
+        self.sysctls.make(&change)?;
+        self.tell(&line)
+    }
+
+    /// The interfaces by which tunnelled packets come: those named now, else those of an earlier
+    /// setup, else those with an address.
+    fn ends(
+        &self,
+        wanted: &Wanted,
+        links: &LinkTable,
+        addresses: &[Address],
+    ) -> anyhow::Result<Vec<Link>> {
+        let before = self.state.decapsulation.iter().flat_map(|d| &d.interfaces);
+        let mut names: BTreeSet<String> = wanted.interfaces.iter().cloned().collect();
+        if names.is_empty() {
+            names.extend(before.map(|attached| attached.name.clone()));
+            names.retain(|name| links.by_name(name).is_some());
+        }
+        if names.is_empty() {
+            names = settings::interfaces(links, addresses);
+        }
+        ensure!(
+            !names.is_empty(),
+            "no Ethernet interface is up and has an address: name the one that the director's \
+             packets come by with --interface"
+        );
+        let named = |name: &String| {
+            let present = || links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>();
+            let missing =
+                || format!("there is no interface {name}: this host has {}", present().join(", "));
+            links.by_name(name).cloned().with_context(missing)
+        };
+        names.iter().map(named).collect()
+    }
+
+    /// Puts the decapsulation program on these interfaces, with every address that needs it.
+    async fn decapsulate(&mut self, ends: &[Link]) -> anyhow::Result<()> {
+        let mut program = match self.running(ends).await? {
+            Some(program) => program,
+            None => Decapsulator::load()?,
+        };
+        let tunnelled: Vec<IpAddr> = self.state.tunnelled().collect();
+        for vip in tunnelled {
+            if program.add(vip)? {
+                self.tell(&format!("packets tunnelled to {vip} are unpacked"))?;
+            }
+        }
+        let id = program.id();
+        if self.state.decapsulation.as_ref().is_none_or(|before| before.program != id) {
+            let fresh = Decapsulation { program: id, interfaces: Vec::new() };
+            self.state.decapsulation = Some(fresh);
+        }
+        for end in ends {
+            self.attach(end, &program).await?;
+        }
+        Ok(())
+    }
+
+    /// Our program where it runs already: as remembered, or found on an interface.
+    async fn running(&self, ends: &[Link]) -> anyhow::Result<Option<Decapsulator>> {
+        let remembered = self.state.decapsulation.as_ref().map(|d| d.program);
+        let mut ids: Vec<u32> = remembered.into_iter().collect();
+        for end in ends {
+            ids.extend(self.netlink.xdp_program(end.index).await?);
+        }
+        for id in ids {
+            if let Some(program) = Decapsulator::find(id)? {
+                return Ok(Some(program));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn attach(&mut self, end: &Link, program: &Decapsulator) -> anyhow::Result<()> {
+        let name = &end.name;
+        let there = self.netlink.xdp_program(end.index).await?;
+        let known = |d: &Decapsulation| d.interfaces.iter().any(|i| i.ifindex == end.index);
+        if there == Some(program.id()) && self.state.decapsulation.as_ref().is_some_and(known) {
+            return Ok(());
+        }
+        ensure!(
+            there.is_none_or(|id| id == program.id()),
+            "{name} has another XDP program (`ip link show {name}` names it), and an interface can \
+             have one: take it off, or unpack by a device of the kernel (docs/real-servers.md)"
+        );
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            self.remember_attached(end, mode)?;
+            let result = match there {
+                Some(_) => Ok(()),
+                None => self.netlink.attach_xdp(end.index, program.program(), mode).await,
+            };
+            match result {
+                Ok(()) => {
+                    let mode = mode.name();
+                    return self.tell(&format!("decapsulation runs on {name} ({mode} XDP)"));
+                }
+                Err(error) if mode == XdpMode::Native && is_mode_refused(&error) => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("put decapsulation on {name}"));
+                }
+            }
+        }
+        bail!("{name} takes no XDP program")
+    }
+
+    fn remember_attached(&mut self, end: &Link, mode: XdpMode) -> anyhow::Result<()> {
+        if let Some(decapsulation) = &mut self.state.decapsulation {
+            decapsulation.interfaces.retain(|i| i.name != end.name && i.ifindex != end.index);
+            let attached = Attached { name: end.name.clone(), ifindex: end.index, mode };
+            decapsulation.interfaces.push(attached);
+        }
+        self.remember()
+    }
+
+    /// Goes from the present state to an earlier or smaller one. All is tried; what fails stays
+    /// remembered.
+    async fn retreat(&mut self, to: &State) -> anyhow::Result<()> {
+        let mut rest = to.clone();
+        let mut errors = Vec::new();
+        errors.extend(self.stop_unpacking(&mut rest).await.err());
+        for (address, vip) in self.state.vips.clone() {
+            if vip.added && !to.vips.get(&address).is_some_and(|kept| kept.added) {
+                if let Err(error) = self.remove_address(address).await {
+                    rest.vips.insert(address, vip);
+                    errors.push(error);
+                }
+            }
+        }
+        for change in self.state.sysctls.clone().iter().rev() {
+            if to.sysctls.contains(change) {
+                continue;
+            }
+            let key = &change.key;
+            let line = match self.sysctls.put_back(change) {
+                Ok(PutBack::Done) => format!("{key} = {} again", change.before),
+                Ok(PutBack::Changed(now)) => {
+                    format!("{key} is {now} by somebody else's doing; left as it is")
+                }
+                Ok(PutBack::Gone) => format!("{key} does not exist any more"),
+                Err(error) => {
+                    rest.sysctls.insert(0, change.clone());
+                    errors.push(error.into());
+                    continue;
+                }
+            };
+            self.tell(&line)?;
+        }
+        self.state = rest;
+        self.remember()?;
+        match errors.into_iter().reduce(|all, error| anyhow!("{all:#}; {error:#}")) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    async fn remove_address(&mut self, vip: IpAddr) -> anyhow::Result<()> {
+        let links = self.netlink.links().await?;
+        let lo = links.by_name("lo").context("this host has no lo")?.index;
+        let prefix_len = settings::full_length(vip);
+        self.netlink.remove_address(Address { ifindex: lo, address: vip, prefix_len }).await?;
+        self.tell(&format!("{vip}/{prefix_len} removed from lo"))
+    }
+
+    /// Takes the program off interfaces, and addresses out of it, that `rest` does not have.
+    async fn stop_unpacking(&mut self, rest: &mut State) -> anyhow::Result<()> {
+        let Some(from) = self.state.decapsulation.clone() else { return Ok(()) };
+        let Some(mut program) = Decapsulator::find(from.program)? else { return Ok(()) };
+        let kept = rest.decapsulation.clone().filter(|to| to.program == from.program);
+        if kept.is_some() {
+            let tunnelled: Vec<IpAddr> = self.state.tunnelled().collect();
+            for vip in tunnelled.iter().filter(|vip| rest.tunnelled().all(|kept| kept != **vip)) {
+                program.remove(*vip)?;
+                self.tell(&format!("packets tunnelled to {vip} are no longer unpacked"))?;
+            }
+        }
+        let kept = kept.map_or_else(Vec::new, |to| to.interfaces);
+        for end in from.interfaces.iter().filter(|end| !kept.contains(end)) {
+            let name = &end.name;
+            // An interface that is gone has taken the program with it.
+            let there = self.netlink.xdp_program(end.ifindex).await.unwrap_or(None);
+            if there != Some(from.program) {
+                continue;
+            }
+            let detached = self.netlink.detach_xdp(end.ifindex, program.program(), end.mode).await;
+            if let Err(error) = detached {
+                rest.decapsulation = Some(from.clone());
+                return Err(error).with_context(|| format!("stop decapsulation on {name}"));
+            }
+            self.tell(&format!("decapsulation ended on {name}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the stack may take the program where the driver did not.
+fn is_mode_refused(error: &NetlinkError) -> bool {
+    matches!(
+        error.errno(),
+        Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ERANGE | libc::E2BIG | libc::ENOSPC)
+    )
+}
