@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, anyhow, bail, ensure};
+use lb_common::decap::Count;
 
 use crate::dataplane::bpf::Decapsulator;
 use crate::netlink::sysctl::{PutBack, Sysctls};
@@ -373,6 +374,15 @@ impl<'a> Host<'a> {
                 return Err(error).with_context(|| format!("stop decapsulation on {name}"));
             }
             self.tell(&format!("decapsulation ended on {name}"))?;
+        }
+        if rest.decapsulation.is_none() {
+            let (unpacked, dropped) =
+                (program.count(Count::Unpacked)?, program.count(Count::Congested)?);
+            let dropped = match dropped {
+                0 => String::new(),
+                dropped => format!(", {dropped} dropped for congestion marks (RFC 6040)"),
+            };
+            self.tell(&format!("{unpacked} packets were unpacked{dropped}"))?;
         }
         Ok(())
     }

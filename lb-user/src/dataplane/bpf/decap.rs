@@ -9,9 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, anyhow};
 use aya::EbpfLoader;
-use aya::maps::{HashMap, Map, MapData, MapInfo};
+use aya::maps::{HashMap, Map, MapData, MapInfo, PerCpuArray};
 use aya::programs::{ProgramInfo, Xdp, loaded_programs};
-use lb_common::decap;
+use lb_common::decap::{self, Count};
 use lb_common::pod::{Address, mapped};
 
 use super::os_error;
@@ -24,6 +24,7 @@ pub struct Decapsulator {
     id: u32,
     program: OwnedFd,
     vips: HashMap<MapData, Address, u32>,
+    counts: PerCpuArray<MapData, u64>,
 }
 
 impl Decapsulator {
@@ -41,7 +42,8 @@ impl Decapsulator {
         let id = program.info().context("ask for the program's id")?.id();
         let program = program.fd()?.as_fd().try_clone_to_owned().context("copy a descriptor")?;
         let vips = ebpf.take_map(decap::MAP_VIPS).context("the object has no map of addresses")?;
-        Ok(Self { id, program, vips: vips.try_into()? })
+        let counts = ebpf.take_map(decap::MAP_COUNTS).context("the object has no counts")?;
+        Ok(Self { id, program, vips: vips.try_into()?, counts: counts.try_into()? })
     }
 
     /// The program of this id, if it is (still) one of ours.
@@ -57,14 +59,19 @@ impl Decapsulator {
         };
         let Ok(fd) = info.fd() else { return Ok(None) };
         let program = fd.as_fd().try_clone_to_owned().context("copy a descriptor")?;
+        let (mut vips, mut counts) = (None, None);
         for map in info.map_ids().context("list the program's maps")?.unwrap_or_default() {
             let named = MapInfo::from_id(map).context("open a map of the program")?;
-            if named.name_as_str().is_some_and(|name| name == decap::MAP_VIPS) {
-                let map = Map::HashMap(MapData::from_id(map)?);
-                return Ok(Some(Self { id, program, vips: map.try_into()? }));
+            match named.name_as_str() {
+                Some(decap::MAP_VIPS) => vips = Some(Map::HashMap(MapData::from_id(map)?)),
+                Some(decap::MAP_COUNTS) => {
+                    counts = Some(Map::PerCpuArray(MapData::from_id(map)?));
+                }
+                _ => {}
             }
         }
-        Ok(None)
+        let (Some(vips), Some(counts)) = (vips, counts) else { return Ok(None) };
+        Ok(Some(Self { id, program, vips: vips.try_into()?, counts: counts.try_into()? }))
     }
 
     /// Its id, as `bpftool prog` and `ip link` show it.
@@ -75,6 +82,15 @@ impl Decapsulator {
     /// Its descriptor.
     pub fn program(&self) -> BorrowedFd<'_> {
         self.program.as_fd()
+    }
+
+    /// How often something has happened since the program was loaded.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn count(&self, what: Count) -> anyhow::Result<u64> {
+        let values = self.counts.get(&(what as u32), 0).context("read the counts")?;
+        Ok(values.iter().sum())
     }
 
     /// From now on packets to this address are unpacked. Tells whether that is new.
