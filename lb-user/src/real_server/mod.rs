@@ -122,7 +122,12 @@ impl<'a> Host<'a> {
         };
         let before = self.state.vips.get(&vip).copied();
         let added = before.is_some_and(|vip| vip.added);
-        self.state.vips.insert(vip, Vip { method: wanted.method, added });
+        // A tunnel that becomes dr is a tunnel until it has been taken down.
+        let method = before.map_or(wanted.method, |vip| match vip.method {
+            Method::Tunnel => Method::Tunnel,
+            Method::Dr => wanted.method,
+        });
+        self.state.vips.insert(vip, Vip { method, added });
         // Settings first: the address must not be spoken for even for a moment.
         if vip.is_ipv4() {
             let addressed = |link: &Link| {
@@ -135,8 +140,11 @@ impl<'a> Host<'a> {
             self.decapsulate(&tunnels).await?;
         }
         self.add_address(vip, lo.index, present).await?;
-        let settled = self.state.clone().settled();
-        self.retreat(&settled).await?;
+        let mut wanted_state = self.state.clone();
+        if let Some(vip) = wanted_state.vips.get_mut(&vip) {
+            vip.method = wanted.method;
+        }
+        self.retreat(&wanted_state.settled()).await?;
         let method = wanted.method.name();
         let known = before.is_some_and(|vip| vip.method == wanted.method);
         let line = match known && !self.changed {
