@@ -194,7 +194,6 @@ fn all_pairs_of_families_are_unpacked_with_tags_options_and_padding() {
                             (true, 20) => outer.extensions = limit([0, 0, 0, 4, 1, 4]),
                             (true, _) => outer.padding = 3,
                         }
-                        // The inner packet may have options and be a fragment: no concern here.
                         let mut wanted = bare(&outer, &inner);
                         wanted.extend(&outer.bytes()[outer.bytes().len() - outer.padding..]);
                         let what = format!("{outer:?}");
@@ -326,7 +325,7 @@ fn the_oracle_sees_an_address_that_it_was_not_told_of() {
 
 /// Good frames, each mutated none to three times; how often each fate was met.
 fn fuzz(unpacker: &mut Unpacker, frames: u64) -> Result<[u64; 3]> {
-    let seed = seed(0x6465_6361_70);
+    let seed = seed(0x64_6563_6170);
     let mut dice = Dice::new(seed);
     let mut good = Vec::new();
     for (outer6, inner6) in PAIRS {
@@ -360,12 +359,12 @@ fn fuzz(unpacker: &mut Unpacker, frames: u64) -> Result<[u64; 3]> {
                 3 => frame.insert(near, dice.next() as u8),
                 _ => {
                     // What was changed in the outer header so far is not betrayed by its sum.
-                    let length = usize::from(frame.get(l3).copied().unwrap_or(0) & 15) * 4;
-                    if frame.get(l3).is_some_and(|b| b >> 4 == 4) && length >= 20 {
-                        if let Some(head) = frame.get_mut(l3..l3 + length) {
-                            let own = head[1] & 3;
-                            mark(head, own);
-                        }
+                    let first = frame.get(l3).copied().unwrap_or(0);
+                    let length = usize::from(first & 15) * 4;
+                    let head = frame.get_mut(l3..l3 + length).filter(|head| head.len() >= 20);
+                    if let Some(head) = head.filter(|_| first >> 4 == 4) {
+                        let own = head[1] & 3;
+                        mark(head, own);
                     }
                 }
             }
