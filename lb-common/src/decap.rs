@@ -63,7 +63,7 @@ pub struct Tunnelled {
     macs: Macs,
     /// EtherType and value of the VLAN tags as they lie in the frame; those not there are 0.
     tags: [u32; 2],
-    /// The inner packet's congestion field afterwards, or [`CONGESTED`].
+    /// The inner packet's congestion field afterwards, or `CONGESTED`.
     mark: u8,
     /// The inner packet's congestion field as it came.
     marked: u8,
@@ -131,9 +131,9 @@ impl Tunnelled {
     }
 }
 
-/// The congestion field of an unpacked packet (RFC 6040, figure 4), or [`CONGESTED`].
+/// The congestion field of an unpacked packet (RFC 6040, figure 4), or `CONGESTED`.
 #[inline(always)]
-pub const fn congestion(outer: u8, inner: u8) -> u8 {
+const fn congestion(outer: u8, inner: u8) -> u8 {
     match (outer & 3, inner & 3) {
         (CE, NOT_ECT) => CONGESTED,
         (CE, _) => CE,

@@ -224,6 +224,9 @@ mod tests {
             assert_eq!(rest.decapsulation.is_some(), program, "{gone:?}");
         }
         assert!(without(&all, &["192.0.2.1", "192.0.2.2", "2001:db8::1"]).is_empty());
+        // What an undo could not put back is of no address any more.
+        let left = State { vips: BTreeMap::new(), ..all };
+        assert!(without(&left, &["192.0.2.1"]).is_empty());
     }
 
     #[test]
