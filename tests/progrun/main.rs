@@ -22,3 +22,4 @@ mod services;
 mod simulation;
 mod sweeping;
 mod unusual;
+mod verified;
