@@ -197,7 +197,7 @@ impl Instance {
 
     /// Notes an interval that is not the configured one when it is first heard.
     fn note_interval(&mut self, advert: &Advert, interval: Interval, out: &mut Vec<Output>) {
-        let known = std::mem::replace(&mut self.told.interval, Some(interval));
+        let known = self.told.interval.replace(interval);
         if interval != self.settings.interval && known != Some(interval) {
             let address = advert.source;
             out.push(Output::Noted(Note::IntervalMismatch { address, interval }));

@@ -51,13 +51,13 @@ impl Node {
     pub(super) fn new(
         index: u8,
         base: u8,
-        changed: Settings,
+        settings: &Settings,
         origin: Instant,
         planted: Option<Planted>,
     ) -> Self {
         let address = host(index + 1);
         Self {
-            settings: Settings { primary: mirrored(address, planted), ..changed },
+            settings: Settings { primary: mirrored(address, planted), ..settings.clone() },
             base,
             address,
             instance: None,

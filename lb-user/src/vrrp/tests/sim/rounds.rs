@@ -24,7 +24,9 @@ pub(super) fn play(mut rng: Rng, planted: Option<Planted>, trace: bool) -> Resul
         }
     }
     let shortest = nodes.iter().map(|node| node.settings.interval.duration().as_nanos() as u64);
-    let calm = shortest.min().unwrap_or(0) / 100;
+    // Less than the smallest skew, 1/256 of a second or an interval: what resigns and what claims
+    // arrive in this order then.
+    let calm = shortest.min().unwrap_or(0).min(1_000_000_000) / 1000;
     let mut world = World::new(rng, nodes, calm, trace);
     for node in 0..ROUTERS {
         world.disturb(Disturbance::Start(node))?;
@@ -71,7 +73,7 @@ fn routers(rng: &mut Rng, planted: Option<Planted>) -> Vec<Node> {
         let settings = Settings { version, interval, preempt, preempt_delay, ..Node::defaults() };
         let base = priorities[if equal { 0 } else { index }];
         let origin = World::origin(start, rng.below(1 << 50));
-        Node::new(index as u8, base, settings, origin, planted)
+        Node::new(index as u8, base, &settings, origin, planted)
     };
     (0..ROUTERS).map(router).collect()
 }
@@ -119,7 +121,7 @@ fn settle(world: &mut World) -> Result<(), Violation> {
     world.run_until(world.now + wait)?;
     let masters: Vec<_> = world.nodes.iter().filter(|node| node.state() == State::Master).collect();
     let [master] = masters[..] else {
-        return Err(world.broken(Rule::Unsettled, format!("{} masters", masters.len())));
+        return Err(world.broken(Rule::Unsettled, &format!("{} masters", masters.len())));
     };
     let priority = master.rank().0;
     let passed_over = world.nodes.iter().find(|node| {
@@ -128,15 +130,15 @@ fn settle(world: &mut World) -> Result<(), Violation> {
     });
     if let Some(node) = passed_over {
         let text = format!("{} should be master", node.address);
-        return Err(world.broken(Rule::Unsettled, text));
+        return Err(world.broken(Rule::Unsettled, &text));
     }
     if let Some(node) = world.nodes.iter().find(|node| node.state() == State::Fault) {
-        return Err(world.broken(Rule::Unsettled, format!("{} is in fault", node.address)));
+        return Err(world.broken(Rule::Unsettled, &format!("{} is in fault", node.address)));
     }
     let changes = world.changes;
     world.run_until(world.now + 2 * world.down())?;
     if world.changes != changes {
-        return Err(world.broken(Rule::Restless, format!("{} changes", world.changes - changes)));
+        return Err(world.broken(Rule::Restless, &format!("{} changes", world.changes - changes)));
     }
     Ok(())
 }
@@ -158,7 +160,7 @@ fn clean_end(world: &mut World, distinct: bool) -> Result<(), Violation> {
     let wait = if skew_only { skew + world.delay } else { world.down() };
     world.run_until(world.now + wait + 1)?;
     if !world.nodes.iter().any(|node| node.vips) {
-        return Err(world.broken(Rule::NoMaster, format!("after {disturbance:?}")));
+        return Err(world.broken(Rule::NoMaster, &format!("after {disturbance:?}")));
     }
     world.clean = false;
     Ok(())

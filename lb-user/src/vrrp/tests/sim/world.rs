@@ -17,7 +17,7 @@ use crate::vrrp::timing::master_down;
 pub(super) const ROUTERS: usize = 3;
 
 /// Something that happens at its time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Item {
     /// An advert arrives.
     Deliver(usize, Advert),
@@ -59,6 +59,8 @@ pub(super) struct World {
     /// The longest delay of an advert.
     pub(super) delay: u64,
     pub(super) cut: [[bool; ROUTERS]; ROUTERS],
+    /// When the last advert of each path arrives.
+    last: [[u64; ROUTERS]; ROUTERS],
     /// The longest delay of an advert that may still be under way.
     oldest_delay: u64,
     two_since: Option<u64>,
@@ -82,6 +84,7 @@ impl World {
             loss: 0,
             delay,
             cut: [[false; ROUTERS]; ROUTERS],
+            last: [[0; ROUTERS]; ROUTERS],
             oldest_delay: delay,
             two_since: None,
             none_since: None,
@@ -137,7 +140,7 @@ impl World {
                     self.happen(item)?;
                 }
             } else if let Some((_, node)) = timer {
-                self.feed(node, Event::Timer)?;
+                self.feed(node, &Event::Timer)?;
             }
         }
     }
@@ -149,13 +152,13 @@ impl World {
             && self.whole
             && now - since > self.down()
         {
-            return Err(self.broken(Rule::TwoMasters, format!("since {since}")));
+            return Err(self.broken(Rule::TwoMasters, &format!("since {since}")));
         }
         let listens = self.nodes.iter().filter_map(|node| node.listens_since).min();
         if let (Some(none), Some(listens)) = (self.none_since, listens)
             && now.saturating_sub(none.max(listens)) > self.down() + self.oldest_delay
         {
-            return Err(self.broken(Rule::NoMaster, format!("since {none}")));
+            return Err(self.broken(Rule::NoMaster, &format!("since {none}")));
         }
         Ok(())
     }
@@ -170,7 +173,7 @@ impl World {
                 let both = better.state() == State::Master && node.state() == State::Master;
                 if both && self.whole && better.rank() > node.rank() {
                     let text = format!("{} goes on", node.address);
-                    return Err(self.broken(Rule::Unanswered, text));
+                    return Err(self.broken(Rule::Unanswered, &text));
                 }
                 Ok(())
             }
@@ -195,7 +198,7 @@ impl World {
         {
             self.later(self.now + self.delay + 1, Item::GaveWay(to, from));
         }
-        self.feed(to, Event::Advert(advert))
+        self.feed(to, &Event::Advert(advert))
     }
 
     fn wake(&mut self, node: usize) -> Result<(), Violation> {
@@ -206,7 +209,7 @@ impl World {
         }
         // A kernel reports sockets and timers in any order.
         if self.rng.one_in(2) {
-            self.feed(node, Event::Timer)?;
+            self.feed(node, &Event::Timer)?;
         }
         for advert in inbox {
             self.deliver(node, advert)?;
@@ -230,23 +233,23 @@ impl World {
             }
             Disturbance::Start(node) if self.nodes[node].instance.is_none() => {
                 self.nodes[node].create();
-                self.feed(node, Event::Startup)?;
+                self.feed(node, &Event::Startup)?;
                 if !self.nodes[node].link_up {
-                    self.feed(node, Event::LinkDown)?;
+                    self.feed(node, &Event::LinkDown)?;
                 }
             }
             Disturbance::Shutdown(node) if alive(self, node) => {
-                self.feed(node, Event::Shutdown)?;
+                self.feed(node, &Event::Shutdown)?;
                 self.nodes[node].crash();
             }
             Disturbance::Resign(node) if alive(self, node) => {
-                self.feed(node, Event::Resign)?;
+                self.feed(node, &Event::Resign)?;
                 let state = self.nodes[node].state();
                 self.nodes[node].resigned = state == State::Backup;
             }
             Disturbance::Link(node, up) if alive(self, node) => {
                 self.nodes[node].link_up = up;
-                self.feed(node, if up { Event::LinkUp } else { Event::LinkDown })?;
+                self.feed(node, if up { &Event::LinkUp } else { &Event::LinkDown })?;
             }
             Disturbance::Stall(node, nanos) if alive(self, node) => {
                 self.nodes[node].stalled = Some(Vec::new());
@@ -254,10 +257,10 @@ impl World {
                 self.later(self.now + nanos, Item::Wake(node));
             }
             Disturbance::Track(node, priority, standing) if alive(self, node) => {
-                self.feed(node, Event::Track { priority, standing })?;
+                self.feed(node, &Event::Track { priority, standing })?;
             }
             Disturbance::Readdress(node) if alive(self, node) => {
-                self.feed(node, Event::AddressesChanged)?;
+                self.feed(node, &Event::AddressesChanged)?;
             }
             _ => {}
         }
@@ -278,6 +281,7 @@ impl World {
         }
         self.loss = 0;
         self.delay = delay;
+        self.last = [[0; ROUTERS]; ROUTERS];
         self.whole = true;
         self.two_since = self.two_since.map(|_| self.now);
         Ok(())
@@ -290,7 +294,7 @@ impl World {
         self.whole = false;
     }
 
-    pub(super) fn feed(&mut self, node: usize, event: Event) -> Result<(), Violation> {
+    pub(super) fn feed(&mut self, node: usize, event: &Event) -> Result<(), Violation> {
         let rank = self.nodes[node].rank();
         let outputs = self.nodes[node].feed(self.now, event.clone());
         if self.trace && !outputs.is_empty() {
@@ -302,7 +306,7 @@ impl World {
                 Output::AcquireVips | Output::ReleaseVips => {
                     let acquire = output == Output::AcquireVips;
                     if std::mem::replace(&mut self.nodes[node].vips, acquire) == acquire {
-                        return Err(self.broken(Rule::Balance, format!("{rank:?} {output:?}")));
+                        return Err(self.broken(Rule::Balance, &format!("{rank:?} {output:?}")));
                     }
                 }
                 Output::Entered { state, cause } => self.entered(node, state, cause, rank)?,
@@ -311,12 +315,12 @@ impl World {
         }
         let state = self.nodes[node].state();
         if self.nodes[node].vips != (state == State::Master) {
-            return Err(self.broken(Rule::Balance, format!("{rank:?} in {state:?}")));
+            return Err(self.broken(Rule::Balance, &format!("{rank:?} in {state:?}")));
         }
         let takes_part = matches!(state, State::Backup | State::Master);
         let deadline = self.nodes[node].instance.as_ref().and_then(|it| it.next_deadline());
         if deadline.is_some() != takes_part {
-            return Err(self.broken(Rule::Deadline, format!("{rank:?} in {state:?}")));
+            return Err(self.broken(Rule::Deadline, &format!("{rank:?} in {state:?}")));
         }
         self.count()
     }
@@ -333,7 +337,7 @@ impl World {
         self.nodes[node].listens_since = (state == State::Backup).then_some(self.now);
         match cause {
             Cause::BetterMaster { address, priority } if (priority, address) < rank => {
-                Err(self.broken(Rule::GaveWay, format!("{rank:?} to {cause:?}")))
+                Err(self.broken(Rule::GaveWay, &format!("{rank:?} to {cause:?}")))
             }
             _ => Ok(()),
         }
@@ -346,7 +350,7 @@ impl World {
         self.none_since = (masters == 0).then(|| self.none_since.unwrap_or(now));
         self.two_since = (masters > 1).then(|| self.two_since.unwrap_or(now));
         if self.clean && masters > 1 {
-            return Err(self.broken(Rule::ClaimedTogether, String::new()));
+            return Err(self.broken(Rule::ClaimedTogether, ""));
         }
         Ok(())
     }
@@ -362,12 +366,17 @@ impl World {
             if self.cut[from][to] || self.rng.below(100) < self.loss {
                 continue;
             }
-            let delay = self.rng.below(self.delay + 1);
-            self.later(self.now + delay, Item::Deliver(to, advert));
+            let mut at = self.now + self.rng.below(self.delay + 1);
+            // One path of a whole network keeps the order.
+            if self.whole {
+                at = at.max(self.last[from][to]);
+            }
+            self.last[from][to] = at;
+            self.later(at, Item::Deliver(to, advert));
         }
     }
 
-    pub(super) fn broken(&self, rule: Rule, text: String) -> Violation {
+    pub(super) fn broken(&self, rule: Rule, text: &str) -> Violation {
         let states: Vec<_> = self.nodes.iter().map(|node| (node.rank(), node.state())).collect();
         Violation { rule, text: format!("at {} ns: {text} {states:?}", self.now) }
     }
