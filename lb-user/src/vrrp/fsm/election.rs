@@ -32,7 +32,7 @@ impl Instance {
         }
     }
 
-    /// RFC 9568 section 6.4.2, steps (395) and following.
+    /// RFC 9568 section 6.4.2, an advert.
     fn backup_hears(&mut self, now: Instant, advert: &Advert, out: &mut Vec<Output>) {
         self.note_addresses(advert, out);
         let (own, version) = (self.priority, self.settings.version);
@@ -97,7 +97,7 @@ impl Instance {
         self.enter_master(now, cause, out);
     }
 
-    /// RFC 9568 section 6.4.3, steps (700) and following.
+    /// RFC 9568 section 6.4.3, an advert.
     fn master_hears(&mut self, now: Instant, advert: &Advert, out: &mut Vec<Output>) {
         self.note_addresses(advert, out);
         let (own, primary) = (self.priority, self.settings.primary);
