@@ -14,3 +14,4 @@ pub mod model;
 pub mod netlink;
 pub mod plan;
 pub mod sched;
+pub mod vrrp;
