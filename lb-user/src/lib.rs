@@ -15,3 +15,4 @@ pub mod netlink;
 pub mod plan;
 pub mod real_server;
 pub mod sched;
+pub mod vrrp;

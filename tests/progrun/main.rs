@@ -23,3 +23,4 @@ mod services;
 mod simulation;
 mod sweeping;
 mod unusual;
+mod verified;

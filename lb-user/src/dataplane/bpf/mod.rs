@@ -16,6 +16,7 @@ mod pins;
 pub mod sys;
 mod tables;
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -76,5 +77,17 @@ impl Dataplane {
     /// A descriptor of one of its programs, for test runs.
     pub fn program(&self, name: &str) -> anyhow::Result<OwnedFd> {
         load::program_fd(&self.ebpf, name)
+    }
+
+    /// How many instructions the verifier walked for each program, by name. Its limit is a million;
+    /// kernels before 5.16 do not tell.
+    pub fn verified_instructions(&self) -> anyhow::Result<BTreeMap<String, u32>> {
+        let mut counts = BTreeMap::new();
+        for (name, program) in self.ebpf.programs() {
+            if let Some(count) = program.info()?.verified_instruction_count() {
+                counts.insert(name.to_owned(), count);
+            }
+        }
+        Ok(counts)
     }
 }
