@@ -11,6 +11,7 @@
 pub mod abi;
 pub mod conn;
 pub mod csum;
+pub mod decap;
 pub mod expire;
 pub mod hash;
 pub mod key;

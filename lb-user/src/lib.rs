@@ -13,5 +13,6 @@ pub mod health;
 pub mod model;
 pub mod netlink;
 pub mod plan;
+pub mod real_server;
 pub mod sched;
 pub mod vrrp;

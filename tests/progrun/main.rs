@@ -6,6 +6,7 @@
 mod admission;
 mod census;
 mod classify;
+mod decap;
 mod dice;
 mod expiry;
 mod forwarding;

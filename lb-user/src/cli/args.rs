@@ -5,6 +5,7 @@
 //! Must not know: how a command is done.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub enum Command {
     Connections(Connections),
     /// Remove what a daemon that is gone left on this host
     Detach(Detach),
+    /// Prepare this host as a real server of a virtual address, or undo it
+    RealServer(RealServer),
     /// Not supported yet.
     #[command(hide = true)]
     Upgrade(Rest),
@@ -93,9 +96,6 @@ pub enum Command {
     /// Not supported yet.
     #[command(hide = true)]
     Doctor(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    RealServer(Rest),
     /// Not supported yet.
     #[command(hide = true)]
     Import(Rest),
@@ -157,6 +157,7 @@ impl Command {
                 | Self::Stats(_)
                 | Self::Connections(_)
                 | Self::Detach(_)
+                | Self::RealServer(_)
         )
     }
 }
@@ -269,6 +270,58 @@ pub struct Detach {
     /// Where and how.
     #[command(flatten)]
     pub daemon: Daemon,
+}
+
+/// `lb real-server`.
+#[derive(Debug, ClapArgs)]
+pub struct RealServer {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: RealServerCommand,
+}
+
+/// `lb real-server ...`, run on a real server.
+#[derive(Debug, Subcommand)]
+pub enum RealServerCommand {
+    /// Put the virtual address on lo, with the kernel settings and the decapsulation it needs
+    Setup(RealServerSetup),
+    /// Put back what setup changed for this address
+    Undo(RealServerPlace),
+}
+
+/// `lb real-server setup`.
+#[derive(Debug, ClapArgs)]
+pub struct RealServerSetup {
+    /// Which address.
+    #[command(flatten)]
+    pub place: RealServerPlace,
+    /// The virtual service's `forwarding`
+    #[arg(long, value_enum, default_value_t = ServerMethod::Dr)]
+    pub method: ServerMethod,
+    /// Where tunnelled packets come in; may be repeated [default: every interface that is up and
+    /// has an address]
+    #[arg(long, value_name = "NAME")]
+    pub interface: Vec<String>,
+}
+
+/// A virtual address, and where its setup is remembered.
+#[derive(Debug, ClapArgs)]
+pub struct RealServerPlace {
+    /// The virtual address
+    #[arg(long, value_name = "IP")]
+    pub vip: IpAddr,
+    /// Where it is remembered what was changed
+    #[arg(long, value_name = "DIR", default_value = "/run/lb/real-server")]
+    pub state_dir: PathBuf,
+}
+
+/// Forwarding methods that a real server has to be prepared for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServerMethod {
+    /// Direct routing.
+    Dr,
+    /// IP in IP.
+    Tunnel,
 }
 
 /// Any arguments.

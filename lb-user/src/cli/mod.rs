@@ -12,6 +12,7 @@ mod detach;
 pub mod log;
 mod output;
 mod query;
+mod real_server;
 pub mod render;
 mod run;
 
@@ -59,6 +60,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Stats(arguments) => query::stats(&arguments),
         Command::Connections(arguments) => query::connections(&arguments),
         Command::Detach(arguments) => detach::detach(&arguments),
+        Command::RealServer(arguments) => real_server::run(&arguments),
         other => anyhow::bail!("`lb {}` is not supported yet", other.name()),
     }
 }
@@ -108,6 +110,7 @@ mod tests {
             "top",
             "doctor --real-server 10.0.0.1",
             "real-server setup --vip 192.0.2.9 --method dr",
+            "real-server setup --vip 2001:db8::9 --method tunnel --interface eth0",
             "real-server undo --vip 192.0.2.9",
             "import keepalived k.conf haproxy h.cfg --strict",
             "schema",
@@ -137,6 +140,11 @@ mod tests {
             "connections --limit x",
             "run --config f --drain-timeout soon",
             "stats -o xml",
+            "real-server",
+            "real-server setup",
+            "real-server setup --vip web",
+            "real-server setup --vip 192.0.2.9 --method nat",
+            "real-server undo --vip 192.0.2.9 --method dr",
         ] {
             let words = ["lb"].into_iter().chain(line.split_terminator(' '));
             let error = Args::try_parse_from(words).expect_err(line);

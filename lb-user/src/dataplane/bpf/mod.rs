@@ -9,7 +9,9 @@
 
 mod attach;
 mod clock;
+mod decap;
 mod load;
+mod namespace;
 mod pins;
 pub mod sys;
 mod tables;
@@ -22,7 +24,9 @@ use aya::Ebpf;
 
 pub use attach::{Attached, Mode};
 pub use clock::Clock;
+pub use decap::Decapsulator;
 pub use load::Options;
+pub use namespace::network_namespace;
 pub use pins::{Lock, is_on_bpffs, remove};
 pub use tables::Tables;
 pub(crate) use tables::add;
