@@ -3,6 +3,7 @@
 //! They need root. `LB_BIN` names the binary under test. Labs are built one at a time, so the
 //! order and the number of test threads do not matter. A scenario's name says what holds.
 
+mod bans;
 mod counts;
 mod edges;
 mod health;

@@ -124,7 +124,10 @@ async fn handle<E: From<Request>>(
 }
 
 async fn ask<E: From<Request>>(verb: Verb, requests: &mpsc::Sender<E>) -> Answer {
-    let limit = if verb == Verb::Reload { RELOAD_TIMEOUT } else { CLIENT_TIMEOUT };
+    let limit = match verb {
+        Verb::Reload | Verb::Bans => LONG_TIMEOUT,
+        _ => CLIENT_TIMEOUT,
+    };
     let (request, reply) = Request::new(verb);
     let answer = async {
         if requests.send(E::from(request)).await.is_err() {
@@ -160,8 +163,8 @@ const MAX_CONNECTIONS: usize = 16;
 const MAX_HEAD: usize = 8 * 1024;
 const MAX_BODY: usize = 64 * 1024;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A reload is answered when the new file serves.
-const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A reload is answered when the new file serves, and a list of bans may be long.
+const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -257,6 +257,9 @@ impl Controller {
         if let Err(error) = engine.dataplane().beat() {
             tracing::error!("no heartbeat: {error:#}");
         }
+        if let Err(error) = engine.end_bans() {
+            tracing::error!("bans that are over stay in the list: {error:#}");
+        }
         for _ in 0..MAX_MISSED {
             let Some(missed) = engine.dataplane().tables().next_event() else { break };
             let ip = crate::dataplane::listing::ip(&missed.address);
@@ -283,6 +286,15 @@ impl Controller {
                 self.connections(request, service.as_deref(), limit);
             }
             Verb::Reload => self.begin_reload(Some(request)),
+            Verb::Bans => self.bans(request),
+            Verb::Ban { prefix, span } => {
+                let reply = self.ban(prefix, span);
+                request.answer(reply);
+            }
+            Verb::Unban { prefix } => {
+                let reply = self.unban(prefix);
+                request.answer(reply);
+            }
         }
     }
 
@@ -441,7 +453,7 @@ pub(super) fn seed() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_nanos() as u64)
 }
 
-fn failed(error: &anyhow::Error) -> Refusal {
+pub(super) fn failed(error: &anyhow::Error) -> Refusal {
     Refusal::new(RefusalKind::Failed, format!("{error:#}"))
 }
 

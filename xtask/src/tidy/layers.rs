@@ -41,7 +41,7 @@ const TABLES: [Table; 2] = [
             &["csum", "verdict", "hash"],
             &["key"],
             &["wire"],
-            &["conn", "rewrite", "service", "expire"],
+            &["conn", "rewrite", "service", "expire", "access"],
         ],
         peers: &[],
     },
