@@ -9,6 +9,7 @@ mod edges;
 mod health;
 mod itself;
 mod life;
+mod metrics;
 mod passing;
 mod scheduling;
 mod stage;

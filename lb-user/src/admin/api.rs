@@ -9,10 +9,14 @@ use std::time::Duration;
 use hyper::{Method, StatusCode};
 
 use crate::controller::document::Error;
-use crate::controller::request::{Refusal, RefusalKind, Reply, Verb};
+use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Verb};
+use crate::metrics;
 
 /// Where everything is.
 pub const PREFIX: &str = "/api/v1/";
+
+/// Where Prometheus's text is, beside the API.
+pub const METRICS: &str = "/metrics";
 
 /// Connections that are listed when no limit is given.
 pub const DEFAULT_LIMIT: usize = 1_000;
@@ -22,8 +26,10 @@ pub const DEFAULT_LIMIT: usize = 1_000;
 pub struct Answer {
     /// The HTTP status.
     pub status: StatusCode,
-    /// A JSON document.
+    /// A JSON document, or metrics.
     pub body: Vec<u8>,
+    /// What the body is.
+    pub content_type: &'static str,
     /// The methods that the path takes, for 405.
     pub allow: Option<&'static str>,
 }
@@ -32,20 +38,27 @@ impl Answer {
     /// An error in one line.
     pub fn error(status: StatusCode, error: impl Into<String>) -> Self {
         let document = Error { error: error.into(), errors: Vec::new() };
-        Self { status, body: json(&document), allow: None }
+        Self::json(status, &document)
+    }
+
+    fn json(status: StatusCode, document: &impl serde::Serialize) -> Self {
+        Self { status, body: json(document), content_type: "application/json", allow: None }
     }
 }
 
 /// What a request asks for, or the answer to one that asks for nothing we have.
 pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, Answer> {
-    let name = path.strip_prefix(PREFIX).unwrap_or("");
+    let name = match path {
+        METRICS => "metrics",
+        _ => path.strip_prefix(PREFIX).filter(|name| *name != "metrics").unwrap_or(""),
+    };
     let allowed = match name {
-        "status" | "stats" | "connections" | "bans" => "GET",
+        "metrics" | "status" | "stats" | "connections" | "bans" => "GET",
         "reload" | "ban" | "unban" => "POST",
         _ => {
             let text = format!(
                 "there is no {path:?}; ask for {PREFIX}status, stats, connections, bans, ban, \
-                 unban or reload"
+                 unban or reload, or for {METRICS}"
             );
             return Err(Answer::error(StatusCode::NOT_FOUND, text));
         }
@@ -69,6 +82,7 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
         (Some((key, _)), _) => Err(unknown(key)),
         (None, "status") => Ok(Verb::Status),
         (None, "stats") => Ok(Verb::Stats),
+        (None, "metrics") => Ok(Verb::Metrics),
         (None, "bans") => Ok(Verb::Bans),
         (None, _) => Ok(Verb::Reload),
     }
@@ -125,6 +139,7 @@ pub fn path_of(verb: &Verb) -> (Method, String) {
         Verb::Status => (Method::GET, format!("{PREFIX}status")),
         Verb::Stats => (Method::GET, format!("{PREFIX}stats")),
         Verb::Reload => (Method::POST, format!("{PREFIX}reload")),
+        Verb::Metrics => (Method::GET, METRICS.to_owned()),
         Verb::Bans => (Method::GET, format!("{PREFIX}bans")),
         Verb::Ban { prefix, span } => {
             let mut path = format!("{PREFIX}ban?prefix={}", escape(&prefix.to_string()));
@@ -150,7 +165,13 @@ pub fn path_of(verb: &Verb) -> (Method, String) {
 /// The answer that carries the controller's reply.
 pub fn respond(reply: &Reply) -> Answer {
     match reply {
-        Ok(document) => Answer { status: StatusCode::OK, body: json(document), allow: None },
+        Ok(Document::Metrics(snapshot)) => Answer {
+            status: StatusCode::OK,
+            body: metrics::render(snapshot).into_bytes(),
+            content_type: metrics::CONTENT_TYPE,
+            allow: None,
+        },
+        Ok(document) => Answer::json(StatusCode::OK, document),
         Err(Refusal { kind, document }) => {
             let status = match kind {
                 RefusalKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
@@ -158,7 +179,7 @@ pub fn respond(reply: &Reply) -> Answer {
                 RefusalKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
                 RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             };
-            Answer { status, body: json(document), allow: None }
+            Answer::json(status, document)
         }
     }
 }
@@ -263,6 +284,9 @@ mod tests {
         check("GET /", Err((404, "there is no")));
         check("GET /api/v1/", Err((404, "there is no")));
         check("GET /api/v1/../v1/status", Err((404, "there is no")));
+        check("GET /api/v1/metrics", Err((404, "there is no")));
+        check("POST /metrics", Err((405, "takes GET")));
+        check("GET /metrics?x=1", Err((400, "no parameter")));
         check("GET /api/v1/reload", Err((405, "takes POST, not GET")));
         check("DELETE /api/v1/status", Err((405, "takes GET")));
         check("GET /api/v1/status?x=1", Err((400, "no parameter")));
@@ -297,6 +321,7 @@ mod tests {
             Verb::Status,
             Verb::Stats,
             Verb::Reload,
+            Verb::Metrics,
             Verb::Bans,
             ban("10.0.0.0/8", None),
             ban("2001:db8::/32", Some(1500)),

@@ -150,7 +150,7 @@ fn response(answer: Answer) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(answer.body)));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(answer.content_type));
     headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
     if let Some(allow) = answer.allow {
         headers.insert(ALLOW, hyper::header::HeaderValue::from_static(allow));
@@ -210,6 +210,7 @@ mod tests {
                         "lb.yaml: 1 error",
                         vec!["lb.yaml:1:1: node: wrong".into()],
                     )),
+                    Verb::Metrics => Ok(Document::Metrics(Box::default())),
                     _ => Ok(Document::Status(Status { node: "lb01".into(), ..Status::default() })),
                 };
                 request.answer(reply);
@@ -242,6 +243,18 @@ mod tests {
         server.abort();
         let _aborted = server.await;
         assert!(!directory.socket().exists(), "the file goes with the server");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn metrics_are_text_of_their_own_type() {
+        let directory = Directory::new("metrics");
+        let server = start(&directory.socket());
+        let answer = raw(&directory.socket(), b"GET /metrics HTTP/1.1\r\nHost: lb\r\n\r\n").await;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+        assert_eq!(body, crate::metrics::render(&crate::metrics::Snapshot::default()));
+        server.abort();
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use crate::controller::document::{Bans, Connections, Error, Lifted, Reload, Stats, Status};
+use crate::metrics::Snapshot;
 use crate::model::Prefix;
 
 /// One question or command.
@@ -50,6 +51,8 @@ pub enum Verb {
         /// At most this many.
         limit: usize,
     },
+    /// [`Snapshot`], for metrics.
+    Metrics,
     /// [`Bans`].
     Bans,
     /// Drop what this prefix sends; answered with the ban when it is in force.
@@ -83,6 +86,9 @@ pub enum Document {
     Connections(Connections),
     /// To [`Verb::Reload`].
     Reload(Reload),
+    /// To [`Verb::Metrics`]; whoever asked writes it in the format that is wanted.
+    #[serde(skip)]
+    Metrics(Box<Snapshot>),
     /// To [`Verb::Bans`] and [`Verb::Ban`].
     Bans(Bans),
     /// To [`Verb::Unban`].

@@ -40,7 +40,7 @@ impl Prefix {
     }
 
     /// Bits that count.
-    pub fn len(&self) -> u8 {
+    pub fn length(&self) -> u8 {
         self.len
     }
 

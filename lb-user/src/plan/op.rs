@@ -98,7 +98,7 @@ pub enum MapOp {
     AddPrefixes {
         /// The list.
         list: List,
-        /// At most [`super::lists::BATCH`].
+        /// At most 4096, so that each write is short.
         prefixes: Arc<[Prefix]>,
     },
     /// Removes prefixes from an access list.

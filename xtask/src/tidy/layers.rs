@@ -25,7 +25,7 @@ const TABLES: [Table; 2] = [
         folder: "lb-user/src/",
         floors: &[
             &["model"],
-            &["config", "sched"],
+            &["config", "sched", "metrics"],
             &["plan", "health::fsm", "health::report"],
             &["dataplane", "health", "health::probe", "health::runner", "netlink"],
             &["controller"],

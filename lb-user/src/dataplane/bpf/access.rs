@@ -46,7 +46,7 @@ impl Key for Prefix4 {
 
     fn of(prefix: &Prefix) -> Option<Self> {
         let IpAddr::V4(address) = prefix.address() else { return None };
-        Some(Self { len: prefix.len().into(), address: address.octets(), pad: [0; 4] })
+        Some(Self { len: prefix.length().into(), address: address.octets(), pad: [0; 4] })
     }
 
     fn prefix(&self) -> Option<Prefix> {
@@ -63,7 +63,7 @@ impl Key for Prefix6 {
 
     fn of(prefix: &Prefix) -> Option<Self> {
         let IpAddr::V6(address) = prefix.address() else { return None };
-        Some(Self { len: prefix.len().into(), address: address.octets() })
+        Some(Self { len: prefix.length().into(), address: address.octets() })
     }
 
     fn prefix(&self) -> Option<Prefix> {
