@@ -6,7 +6,7 @@
 //! Must not know: who reads or writes.
 
 /// Version of every layout in this crate. Raised by any change of a map's key, value or meaning.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Connection tables: IPv4 and IPv6, capacity chosen when they are made.
 pub const MAP_CONN4: &str = "conn4";
@@ -44,13 +44,22 @@ pub const MAP_PER_CPU: &str = "per_cpu";
 /// Ring buffer of `service::NeighbourWanted`.
 pub const MAP_EVENTS: &str = "events";
 
+/// Sources that are dropped, IPv4 and IPv6: tries from `access::Prefix4|6` to `access::AccessEntry`.
+pub const MAP_DENY4: &str = "deny4";
+/// See [`MAP_DENY4`].
+pub const MAP_DENY6: &str = "deny6";
+/// Sources that reach services while `service::CONFIG_ALLOW_ONLY` is set; tries as [`MAP_DENY4`].
+pub const MAP_ALLOW4: &str = "allow4";
+/// See [`MAP_ALLOW4`].
+pub const MAP_ALLOW6: &str = "allow6";
+
 /// Per-CPU packet between two stages.
 pub const MAP_HANDOVER: &str = "handover";
 /// The programs of the stages, by `Stage`.
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map, in the order in which `lb` pins them.
-pub const MAPS: [&str; 19] = [
+pub const MAPS: [&str; 23] = [
     MAP_CONN4,
     MAP_CONN6,
     MAP_SERVICES,
@@ -70,6 +79,10 @@ pub const MAPS: [&str; 19] = [
     MAP_EVENTS,
     MAP_HANDOVER,
     MAP_STAGES,
+    MAP_DENY4,
+    MAP_DENY6,
+    MAP_ALLOW4,
+    MAP_ALLOW6,
 ];
 
 /// A program that another one leaves for.
@@ -86,11 +99,13 @@ pub enum Stage {
     Admit4 = 3,
     /// The same for IPv6.
     Admit6 = 4,
+    /// The first stage, where the guard stands before it.
+    Forward = 5,
 }
 
 impl Stage {
     /// How many there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 6;
 
     /// Each stage and its program.
     pub const PROGRAMS: [(Self, &'static str); Self::COUNT as usize] = [
@@ -99,11 +114,14 @@ impl Stage {
         (Self::Known6, "lb_known6"),
         (Self::Admit4, "lb_admit4"),
         (Self::Admit6, "lb_admit6"),
+        (Self::Forward, PROGRAM_FORWARD),
     ];
 }
 
-/// The program that is attached: the first stage.
+/// The program that is attached while no access list has an entry: the first stage.
 pub const PROGRAM_FORWARD: &str = "lb_forward";
+/// The program that is attached while one has: it asks the lists and goes on to the first stage.
+pub const PROGRAM_GUARD: &str = "lb_guard";
 /// The program that closes expired connections, run by user space.
 pub const PROGRAM_EXPIRE: &str = "lb_expire";
 /// The program that stamps the heartbeat and tells the kernel's time, run by user space.
@@ -119,6 +137,8 @@ pub const MAX_SLOTS: u32 = 1 << 22;
 pub const MAX_TIMEOUT_PROFILES: u32 = 1024;
 /// Interface indices that have flags; higher ones are taken to be up.
 pub const MAX_INTERFACES: u32 = 65_536;
+/// Prefixes of one family in one access list. Memory is taken by entries that exist only.
+pub const MAX_PREFIXES: u32 = 262_144;
 /// Words of 64 bits in the address filter.
 pub const FILTER_WORDS: u32 = 1024;
 /// Bytes of the event ring.

@@ -16,6 +16,7 @@ mod conntrack;
 mod expire;
 mod forward;
 mod frame;
+mod guard;
 mod maps;
 mod route;
 mod schedule;
@@ -49,6 +50,13 @@ pub fn lb_forward(ctx: XdpContext) -> u32 {
         return run(&ctx, frame, &packet);
     }
     stage::unusual(&ctx)
+}
+
+/// Asks the access lists before the first stage. Attached in its place while they have entries, so
+/// that an empty list costs nothing.
+#[xdp(frags)]
+pub fn lb_guard(ctx: XdpContext) -> u32 {
+    guard::run(&ctx)
 }
 
 /// Frames with VLAN tags, IPv4 options or IPv6 extension headers, fragments, and what is not ours.

@@ -10,6 +10,7 @@ pub mod config;
 pub mod controller;
 pub mod dataplane;
 pub mod health;
+pub mod metrics;
 pub mod model;
 pub mod netlink;
 pub mod plan;

@@ -3,6 +3,7 @@
 //! They need root and no network. Every test has a data plane of its own, so the order and the
 //! number of test threads do not matter. A test's name says what holds.
 
+mod access;
 mod admission;
 mod census;
 mod classify;

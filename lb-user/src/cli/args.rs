@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::model::Admin;
+use crate::model::{Admin, Prefix};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -41,6 +41,12 @@ pub enum Command {
     Stats(Stats),
     /// Show the connection table
     Connections(Connections),
+    /// Show the sources whose packets are dropped
+    Bans(Daemon),
+    /// Drop every packet of a source, of open connections too
+    Ban(Ban),
+    /// Lift a ban
+    Unban(Unban),
     /// Remove what a daemon that is gone left on this host
     Detach(Detach),
     /// Prepare this host as a real server of a virtual address, or undo it
@@ -81,15 +87,6 @@ pub enum Command {
     /// Not supported yet.
     #[command(hide = true)]
     Vrrp(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Bans(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Ban(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Unban(Rest),
     /// Not supported yet.
     #[command(hide = true)]
     Top(Rest),
@@ -158,6 +155,9 @@ impl Command {
                 | Self::Connections(_)
                 | Self::Detach(_)
                 | Self::RealServer(_)
+                | Self::Bans(_)
+                | Self::Ban(_)
+                | Self::Unban(_)
         )
     }
 }
@@ -261,6 +261,31 @@ pub struct Connections {
     pub daemon: Daemon,
 }
 
+/// `lb ban`.
+#[derive(Debug, ClapArgs)]
+pub struct Ban {
+    /// Address or prefix; bits beyond the length are dropped
+    #[arg(value_name = "IP[/LEN]", value_parser = clap::value_parser!(Prefix))]
+    pub prefix: Prefix,
+    /// How long; without it, until the ban is lifted
+    #[arg(long = "for", value_name = "TIME", value_parser = positive_duration)]
+    pub span: Option<Duration>,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// `lb unban`.
+#[derive(Debug, ClapArgs)]
+pub struct Unban {
+    /// Address or prefix as it was banned
+    #[arg(value_name = "IP[/LEN]", value_parser = clap::value_parser!(Prefix))]
+    pub prefix: Prefix,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
 /// `lb detach`.
 #[derive(Debug, ClapArgs)]
 pub struct Detach {
@@ -331,6 +356,12 @@ pub struct Rest {
     /// Not looked at.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub arguments: Vec<OsString>,
+}
+
+/// [`duration`] above zero.
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    let span = duration(text)?;
+    if span.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(span) }
 }
 
 /// `100ms`, `5s`, `15m`, `1h`, as in the configuration file.

@@ -7,6 +7,7 @@
 //! Must not know: maps, netlink messages, HTTP.
 
 pub mod args;
+mod bans;
 mod check;
 mod detach;
 pub mod log;
@@ -61,6 +62,9 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Connections(arguments) => query::connections(&arguments),
         Command::Detach(arguments) => detach::detach(&arguments),
         Command::RealServer(arguments) => real_server::run(&arguments),
+        Command::Bans(daemon) => bans::bans(&daemon),
+        Command::Ban(arguments) => bans::ban(&arguments),
+        Command::Unban(arguments) => bans::unban(&arguments),
         other => anyhow::bail!("`lb {}` is not supported yet", other.name()),
     }
 }
@@ -145,6 +149,11 @@ mod tests {
             "real-server setup --vip web",
             "real-server setup --vip 192.0.2.9 --method nat",
             "real-server undo --vip 192.0.2.9 --method dr",
+            "ban",
+            "ban web",
+            "ban 192.0.2.0/33",
+            "ban 192.0.2.1 --for 0s",
+            "unban 192.0.2.1 --for 5s",
         ] {
             let words = ["lb"].into_iter().chain(line.split_terminator(' '));
             let error = Args::try_parse_from(words).expect_err(line);

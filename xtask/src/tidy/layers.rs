@@ -25,7 +25,7 @@ const TABLES: [Table; 2] = [
         folder: "lb-user/src/",
         floors: &[
             &["model"],
-            &["config", "sched"],
+            &["config", "sched", "metrics"],
             &["plan", "health::fsm", "health::report", "vrrp"],
             &["dataplane", "health", "health::probe", "health::runner", "netlink"],
             &["controller", "real_server"],
@@ -41,7 +41,7 @@ const TABLES: [Table; 2] = [
             &["csum", "verdict", "hash"],
             &["key"],
             &["wire"],
-            &["conn", "decap", "rewrite", "service", "expire"],
+            &["access", "conn", "decap", "rewrite", "service", "expire"],
         ],
         peers: &[],
     },

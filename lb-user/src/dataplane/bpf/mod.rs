@@ -7,6 +7,7 @@
 //! Must not know: YAML, health, why a map changes.
 #![allow(unsafe_code)] // System calls that aya has no safe form of (`sys`).
 
+mod access;
 mod attach;
 mod clock;
 mod decap;
@@ -22,7 +23,8 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 
-pub use attach::{Attached, Mode};
+pub use access::{Denials, Lists};
+pub use attach::{Attached, Entry, Mode};
 pub use clock::Clock;
 pub use decap::Decapsulator;
 pub use load::Options;
@@ -42,6 +44,7 @@ pub struct Dataplane {
     ebpf: Ebpf,
     tables: Tables,
     links: Vec<Attached>,
+    entry: Entry,
     directory: PathBuf,
     clock: Clock,
     adopted: bool,
