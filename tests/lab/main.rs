@@ -9,6 +9,7 @@ mod health;
 mod itself;
 mod life;
 mod passing;
+mod probes;
 mod scheduling;
 mod stage;
 mod transfers;
