@@ -6,14 +6,16 @@
 //!
 //! Must not know: serde, YAML, files, BPF, tokio.
 
+mod check;
+mod prefix;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-mod prefix;
-
+pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck};
 pub use prefix::Prefix;
 
 /// Everything one configuration file asks of this node.
@@ -192,34 +194,6 @@ pub struct RealServer {
     pub disabled: bool,
     /// How it is probed; `None` means it is always taken to be up ("unchecked").
     pub health_check: Option<HealthCheck>,
-}
-
-/// A health check with every default applied.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HealthCheck {
-    /// What is done.
-    pub kind: CheckKind,
-    /// Time from one probe's start to the next while the state is certain.
-    pub interval: Duration,
-    /// The same while the state is in doubt (keepalived delay_before_retry, haproxy fastinter).
-    pub retry_interval: Duration,
-    /// Time after which a probe without an answer has failed.
-    pub timeout: Duration,
-    /// Successes in a row that bring a server up.
-    pub rise: u32,
-    /// Failures in a row that take it down.
-    pub fall: u32,
-    /// Port to probe; `None` is the real server's own.
-    pub port: Option<u16>,
-    /// State before the first result.
-    pub starts_up: bool,
-}
-
-/// Kinds of health check.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum CheckKind {
-    /// A TCP connection is opened and closed.
-    Tcp,
 }
 
 /// The `admin` section.

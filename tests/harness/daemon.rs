@@ -38,6 +38,8 @@ pub struct Paths {
     pub socket: PathBuf,
     /// `dataplane.pin_path`.
     pub pins: PathBuf,
+    /// The authorities that `lb` trusts, if a scenario writes them (`SSL_CERT_FILE`).
+    pub trusted: PathBuf,
 }
 
 impl Paths {
@@ -48,6 +50,7 @@ impl Paths {
             config: dir.join("lb.yaml"),
             socket: dir.join("admin.sock"),
             pins: lab.dir.bpffs().join("lb"),
+            trusted: dir.join("trusted.pem"),
         }
     }
 }
@@ -115,6 +118,7 @@ pub fn refused(lab: &Lab, command: &mut Command) -> Result<(ExitStatus, String)>
 /// When the binary is missing.
 pub fn run_command(lab: &Lab, config: &Path) -> Result<Command> {
     let mut command = lab.director.command(programs::lb()?);
+    command.env("SSL_CERT_FILE", Paths::of(lab).trusted);
     command.arg("run").arg("--config").arg(config).process_group(0);
     Ok(command)
 }
@@ -236,6 +240,20 @@ impl<'a> Daemon<'a> {
             let server = self.real_server(service, address)?;
             Ok(server["state"] == state)
         })
+    }
+
+    /// Seconds of CPU that it has used so far, in user space and in the kernel.
+    ///
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn cpu_seconds(&self) -> Result<f64> {
+        let text = fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        let (_, after_name) = text.rsplit_once(')').context("no name in /proc/PID/stat")?;
+        // proc(5): utime and stime are fields 14 and 15, the name is field 2.
+        let ticks = |n: usize| after_name.split_whitespace().nth(n)?.parse::<f64>().ok();
+        let (user, system) = ticks(11).zip(ticks(12)).context("no times in /proc/PID/stat")?;
+        let hz = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no HZ")?;
+        Ok((user + system) / hz as f64)
     }
 
     /// SIGKILL: the data plane has to go on alone.

@@ -9,6 +9,7 @@ use crate::programs;
 use crate::wait::{eventually, millis, seconds};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use std::path::Path;
 use std::time::Duration;
 
 /// Starts the HTTP server that answers with `name`, on `port` of every address of the namespace.
@@ -17,6 +18,47 @@ use std::time::Duration;
 /// When it does not come up.
 pub fn http_server(ns: &Netns, name: &str, port: u16) -> Result<Tool> {
     Tool::serve(ns, &["http", "--name", name, "--bind", &any(port)])
+}
+
+/// A site for health checks, whose answers are changed while it runs.
+pub struct Site(Tool);
+
+impl Site {
+    /// Serves on `port` of every address of the namespace; it answers 200 and `ok`.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(ns: &Netns, port: u16) -> Result<Self> {
+        Ok(Self(Tool::serve(ns, &["site", "--bind", &any(port)])?))
+    }
+
+    /// The same over TLS, with a certificate and a key in PEM files.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_tls(ns: &Netns, port: u16, cert: &Path, key: &Path) -> Result<Self> {
+        let (cert, key) = (cert.display().to_string(), key.display().to_string());
+        let args = ["site", "--bind", &any(port), "--cert", &cert, "--key", &key];
+        Ok(Self(Tool::serve(ns, &args)?))
+    }
+
+    /// Changes what it answers: `status 503`, `body TEXT`, `hang yes`.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn tell(&mut self, command: &str) -> Result<()> {
+        self.0.ask(command, seconds(5)).map(drop)
+    }
+
+    /// Connections so far, and the requests over them.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn count(&mut self) -> Result<(u64, u64)> {
+        let value = self.0.ask("count", seconds(5))?;
+        let number = |key: &str| value[key].as_u64().with_context(|| format!("no {key}"));
+        Ok((number("connections")?, number("requests")?))
+    }
 }
 
 /// Starts the TCP end of bulk transfers.

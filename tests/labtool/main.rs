@@ -2,7 +2,7 @@
 //!
 //! Servers print `ready` once they listen and end when their stdin is closed, so none outlives
 //! its lab. Clients print one JSON document. Every wait has a deadline. One file per family:
-//! `http` (server, counting client, load), `copy` (TCP and UDP transfers compared by SHA-256),
+//! `http` (server, counting client, load), `site` (what health checks ask), `copy` (TCP and UDP transfers compared by SHA-256),
 //! `hold` (thousands of connections opened and closed on command), `echo` (UDP).
 //!
 //! Must not know: the product.
@@ -14,6 +14,7 @@ mod hold;
 mod http;
 mod load;
 mod noise;
+mod site;
 mod udp_copy;
 
 use anyhow::{Result, bail};
@@ -26,6 +27,7 @@ fn main() -> Result<()> {
     let args = Args::parse(words)?;
     match command.as_str() {
         "http" => http::serve(&args),
+        "site" => site::serve(&args),
         "get" => http::get(&args),
         "load" => load::run(&args),
         "tcp-sink" => copy::serve(&args),
@@ -56,6 +58,7 @@ fn until_stdin_closes() -> Result<()> {
 
 const USAGE: &str = "lb-labtool COMMAND [--key VALUE]...
   http            --name N --bind A:P [--bind ...]
+  site            --bind A:P [--bind ...] [--cert F --key F]
   get             --url U [--count N] [--concurrency K] [--cpus both|any] [--timeout-ms T]
   load            --url U [--threads K] [--pause-ms P] [--timeout-ms T] [--keep-alive yes]
   tcp-sink        --bind A:P

@@ -60,6 +60,19 @@ pub(super) struct Words<T: 'static> {
     pub(super) later: &'static [&'static str],
 }
 
+/// Types of health check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CheckType {
+    /// ICMP echo.
+    Ping,
+    /// A TCP connection.
+    Tcp,
+    /// HTTP/1.1 in the clear.
+    Http,
+    /// HTTP/1.1 over TLS.
+    Https,
+}
+
 const fn built(name: &'static str, inside: Inside) -> Key {
     Key { name, built: true, inside }
 }
@@ -83,11 +96,18 @@ pub(super) static ON_FAILURE: Words<model::OnFailure> = Words {
     built: &[("remove", model::OnFailure::Remove), ("quiesce", model::OnFailure::Quiesce)],
     later: &[],
 };
-pub(super) static CHECK_TYPES: Words<()> = Words {
+pub(super) static CHECK_TYPES: Words<CheckType> = Words {
     what: "health check type",
-    built: &[("tcp", ())],
-    later: &["ping", "http", "https", "udp", "dns", "smtp", "exec", "grpc"],
+    built: &[
+        ("ping", CheckType::Ping),
+        ("tcp", CheckType::Tcp),
+        ("http", CheckType::Http),
+        ("https", CheckType::Https),
+    ],
+    later: &["udp", "dns", "smtp", "exec", "grpc"],
 };
+pub(super) static VIA: Words<()> =
+    Words { what: "via", built: &[("direct", ())], later: &["service"] };
 pub(super) static START: Words<bool> =
     Words { what: "start", built: &[("up", true), ("down", false)], later: &[] };
 pub(super) static MODES: Words<model::AttachMode> = Words {
@@ -170,22 +190,22 @@ static FULLNAT_SOURCES: &[Key] =
 
 pub(super) static HEALTH_CHECK: &[Key] = &[
     built("type", Value),
-    later("method", Value),
-    later("path", Value),
-    later("host", Value),
-    later("expect", Map(&[later("status", Value), later("body", Value)])),
+    built("method", Value),
+    built("path", Value),
+    built("host", Value),
+    built("expect", Map(&[built("status", Value), built("body", Value)])),
     built("interval", Value),
     built("retry_interval", Value),
     built("timeout", Value),
     built("rise", Value),
     built("fall", Value),
     built("port", Value),
-    later("headers", Free),
-    later("sni", Value),
-    later("verify", Value),
-    later("via", Value),
+    built("headers", Free),
+    built("sni", Value),
+    built("verify", Value),
+    built("via", Value),
     built("start", Value),
-    later("flap", Map(&[later("changes", Value), later("per", Value), later("hold", Value)])),
+    built("flap", Map(&[built("changes", Value), built("per", Value), built("hold", Value)])),
     later("dns", Map(&[later("name", Value), later("record", Value)])),
     later("udp", Map(&[later("payload", Value), later("reply", Value)])),
     later("smtp", Map(&[later("helo", Value)])),

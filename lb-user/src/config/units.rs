@@ -4,9 +4,12 @@
 //!
 //! Must not know: the tree, positions, which key a value belongs to.
 
-use super::problem::quoted;
-use crate::model::{Listen, Protocol};
+use super::problem::{plain, quoted};
+use crate::model::{Listen, Pattern, Protocol};
+use http::{Method, Uri};
+use rustls::pki_types::ServerName;
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// `100ms`, `5s`, `15m` or `1h`.
@@ -184,6 +187,71 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A request method; they are case-sensitive (RFC 9110, 9.1).
+pub(super) fn method(text: &str) -> Result<Method, String> {
+    if text == "CONNECT" {
+        return Err("`CONNECT` asks for a tunnel, which is no check".into());
+    }
+    match Method::from_bytes(text.as_bytes()) {
+        Ok(method) if !text.bytes().any(|b| b.is_ascii_lowercase()) => Ok(method),
+        _ => Err(format!("{} is not a method; write such as GET or HEAD", quoted(text))),
+    }
+}
+
+/// Path and query of a request (RFC 9112, 3.2.1: origin-form).
+pub(super) fn path(text: &str) -> Result<Uri, String> {
+    if !text.starts_with('/') {
+        return Err(format!("{} does not begin with `/`", quoted(text)));
+    }
+    let plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    match text.parse::<Uri>() {
+        Ok(uri) if plain && uri.path_and_query().is_some_and(|p| p.as_str() == text) => Ok(uri),
+        _ => Err(format!("{} is not a path; percent-encode what is special", quoted(text))),
+    }
+}
+
+/// What stands in a Host header: a name or an address, perhaps with a port.
+pub(super) fn host_header(text: &str) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b);
+    if text.is_empty() || text.len() > 255 || !text.bytes().all(allowed) {
+        return Err(format!("{} is not a host; write such as www.example.com", quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
+/// A name that a certificate can be for.
+pub(super) fn server_name(text: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(text.to_owned())
+        .map_err(|_| format!("{} is not a host name that TLS can ask for", quoted(text)))
+}
+
+/// `200-399`, or one status code.
+pub(super) fn statuses(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let code = |text: &str| {
+        let digits = text.len() == 3 && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse::<u16>().ok().filter(|code| digits && (100..=599).contains(code))
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (code(first), code(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => Err(format!("{} is no range of status codes; write such as 200-399", quoted(text))),
+    }
+}
+
+/// A regular expression.
+pub(super) fn pattern(text: &str) -> Result<Pattern, String> {
+    if text.is_empty() {
+        return Err("an empty pattern is found in every body".into());
+    }
+    Pattern::new(text).map_err(|error| {
+        // The compiler draws several lines; its last says what is wrong.
+        let message = error.to_string();
+        let last = message.lines().last().unwrap_or_default();
+        let why = last.strip_prefix("error: ").unwrap_or(last);
+        format!("{} is not a regular expression: {}", quoted(text), plain(why))
+    })
+}
+
 /// The word in backticks that `given` was probably meant to be.
 pub(super) fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // Long text costs quadratic time and is no slip of the pen.
@@ -290,6 +358,46 @@ mod tests {
         ] {
             assert!(owned_address(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_a_check_asks_for_is_read_strictly() {
+        assert_eq!(method("GET").unwrap(), Method::GET);
+        assert_eq!(method("M-SEARCH").unwrap().as_str(), "M-SEARCH");
+        for bad in ["get", "", "CONNECT", "GET /"] {
+            assert!(method(bad).is_err(), "{bad}");
+        }
+        assert_eq!(path("/a?b=c&d").unwrap().to_string(), "/a?b=c&d");
+        assert_eq!(path("//a").unwrap().path(), "//a");
+        for bad in ["", "a", "http://a/", "/a b", "/a#b", "/ä", "*"] {
+            assert!(path(bad).is_err(), "{bad}");
+        }
+        assert!(host_header("[2001:db8::1]:8080").is_ok());
+        for bad in ["", "a b", "a/b", "a\r\nX: y", "ä"] {
+            assert!(host_header(bad).is_err(), "{bad}");
+        }
+        assert!(server_name("www.example.com").is_ok());
+        assert!(server_name("a b").is_err());
+    }
+
+    #[test]
+    fn statuses_are_codes_and_ranges() {
+        assert_eq!(statuses("200-399"), Ok(200..=399));
+        assert_eq!(statuses("204"), Ok(204..=204));
+        for bad in ["", "-", "200-", "399-200", "2xx", "99-200", "200-600", "+200", "200-300-400"] {
+            assert!(statuses(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_is_none_says_why() {
+        assert!(pattern("^ok.*").is_ok());
+        let message = pattern("(").unwrap_err();
+        assert!(message.contains("unclosed group"), "{message}");
+        let message = pattern("(?=x)").unwrap_err();
+        assert!(message.contains("look-around"), "{message}");
+        let message = pattern(r"(\w{1000}){1000}").unwrap_err();
+        assert!(message.contains("size limit"), "{message}");
     }
 
     #[test]

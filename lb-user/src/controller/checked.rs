@@ -5,39 +5,39 @@
 
 use std::collections::HashMap;
 
-use crate::health::{HealthEvent, HealthState, Report, Target};
+use crate::health::{HealthState, Observed, Target};
 
 /// A probed target.
 #[derive(Clone, Debug)]
 pub struct Checked {
-    /// Its state as of the last report; before the first one, what it was assumed to be.
+    /// Its state as of the last change that was heard of; before the first one, what it was
+    /// assumed to be. What the maps do follows from this one.
     pub state: HealthState,
     /// It was up and failed. A server that was never up has no connections that somebody must be
     /// told of.
     pub failed: bool,
-    /// The last report.
-    pub last: Option<Report>,
+    /// What its probe knows now: newer than `state` until the change is heard.
+    pub observed: Observed,
 }
 
 impl Checked {
-    /// A target that nothing was heard of yet. `assumed` is what an earlier daemon, or the maps
+    /// A target of which no change was heard yet. `assumed` is what an earlier daemon, or the maps
     /// before it was checked, took it for.
-    pub fn new(state: HealthState, assumed: Option<HealthState>) -> Self {
-        Self { state, failed: assumed == Some(HealthState::Down), last: None }
+    pub fn new(observed: Observed, assumed: Option<HealthState>) -> Self {
+        let failed = assumed == Some(HealthState::Down);
+        Self { state: observed.state(), failed, observed }
     }
 
-    /// Takes a report; true when the maps may have to follow.
-    pub fn hear(&mut self, report: Report) -> bool {
-        let changed = self.state != report.state;
-        match report.event {
-            Some(HealthEvent::Up) => self.failed = false,
-            Some(HealthEvent::Down) => self.failed = true,
-            None => {}
+    /// Its state has changed; true when the maps may have to follow. What counts is the state now,
+    /// so a change that was under way while the target left the file and came back does no harm.
+    pub fn hear(&mut self) -> bool {
+        let state = self.observed.state();
+        if state == self.state {
+            return false;
         }
-        self.state = report.state;
-        let event = report.event.is_some();
-        self.last = Some(report);
-        changed || event
+        self.state = state;
+        self.failed = state == HealthState::Down;
+        true
     }
 }
 
@@ -55,46 +55,50 @@ pub fn milder(a: Option<HealthState>, b: Option<HealthState>) -> Option<HealthSt
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
+    use tokio::sync::mpsc;
+
     use super::*;
-    use crate::health::{CheckStatus, ProbeResult};
+    use crate::health::{Change, Runner, Wanted};
     use crate::model::{CheckKind, HealthCheck};
 
-    fn report(state: HealthState, event: Option<HealthEvent>) -> Report {
-        let second = Duration::from_secs(1);
+    /// A check that follows a listener within milliseconds.
+    fn target(port: u16) -> Target {
         let check = HealthCheck {
             kind: CheckKind::Tcp,
-            interval: second,
-            retry_interval: second,
-            timeout: second,
-            rise: 2,
-            fall: 2,
+            interval: Duration::from_millis(5),
+            retry_interval: Duration::from_millis(5),
+            timeout: Duration::from_secs(2),
+            rise: 1,
+            fall: 1,
             port: None,
             starts_up: false,
+            flap: None,
         };
-        let address = "10.0.0.1:80".parse().expect("an address");
-        let result = ProbeResult {
-            status: CheckStatus::L4Ok,
-            duration: second,
-            code: None,
-            detail: String::new(),
-        };
-        Report { target: Arc::new(Target { address, check }), result, state, event }
+        Target { address: ([127, 0, 0, 1], port).into(), check }
     }
 
-    #[test]
-    fn only_a_server_that_was_up_has_failed() {
-        let mut checked = Checked::new(HealthState::Down, None);
-        assert!(!checked.hear(report(HealthState::Down, None)), "the first of two successes");
+    #[tokio::test(flavor = "current_thread")]
+    async fn only_a_server_that_was_up_has_failed() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let target = target(listener.local_addr().expect("its address").port());
+        let (sender, mut changes) = mpsc::channel::<Change>(4);
+        let mut runner = Runner::new(sender, 1);
+        runner.set_targets([Wanted::from(target.clone())]);
+        let observed = runner.observed(&target).expect("it is probed");
+        let mut checked = Checked::new(observed.clone(), None);
+        assert!(!checked.hear(), "nothing has changed");
         assert!(!checked.failed);
-        assert!(checked.hear(report(HealthState::Up, Some(HealthEvent::Up))));
-        assert!(checked.hear(report(HealthState::Down, Some(HealthEvent::Down))));
-        assert!(checked.failed);
-        assert!(checked.hear(report(HealthState::Up, Some(HealthEvent::Up))));
-        assert!(!checked.failed);
-        assert!(Checked::new(HealthState::Down, Some(HealthState::Down)).failed);
+        changes.recv().await.expect("it comes up");
+        assert!(checked.hear());
+        assert_eq!((checked.state, checked.failed), (HealthState::Up, false));
+        assert!(!checked.hear(), "the same change again");
+        drop(listener);
+        changes.recv().await.expect("it goes down");
+        assert!(checked.hear());
+        assert_eq!((checked.state, checked.failed), (HealthState::Down, true));
+        assert!(Checked::new(observed, Some(HealthState::Down)).failed);
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Status {
     pub version: String,
     /// The XDP plane; with an empty mode when there is none.
     pub dataplane: Dataplane,
+    /// Health checks as a whole.
+    pub health: HealthSummary,
     /// L4 services in file order.
     pub virtual_services: Vec<VirtualService>,
     /// VRRP instances.
@@ -42,6 +44,14 @@ pub struct Dataplane {
     pub connections: Capacity,
     /// What is not as it should be, in words.
     pub warnings: Vec<String>,
+}
+
+/// Health checks in [`Status`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthSummary {
+    /// Targets that are probed: real servers that share an address and a check are one.
+    pub targets: u64,
 }
 
 /// How full a table is.
@@ -110,7 +120,8 @@ pub struct RealServer {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Check {
-    /// HAProxy's name of the result: L4OK, L4CON, L4TOUT, INI.
+    /// HAProxy's name of the result: L4OK, L4CON, L4TOUT, L6TOUT, L6RSP, L7OK, L7TOUT, L7RSP,
+    /// L7STS; INI before the first one, SOCKERR when this host could not ask.
     pub status: String,
     /// Status code of the protocol, where it has one.
     pub code: Option<u16>,
@@ -118,6 +129,16 @@ pub struct Check {
     pub duration_ms: u64,
     /// Why.
     pub detail: String,
+    /// When the state last changed, in seconds since 1970; `None` when it has not since the
+    /// daemon began to probe.
+    pub last_change: Option<u64>,
+    /// HAProxy's `UP 2/3` and `DOWN 1/2`: of a server that is up, failures left until it is down;
+    /// of one that is down, successes so far.
+    pub count: u32,
+    /// `fall` of a server that is up, `rise` of one that is down.
+    pub of: u32,
+    /// Probes that have ended.
+    pub probes: u64,
 }
 
 /// `lb stats`.
@@ -286,12 +307,13 @@ mod tests {
         let json = serde_json::to_string(&status).expect("JSON");
         let expected = concat!(
             r#"{"node":"","version":"","dataplane":{"mode":"","interfaces":[],"#,
-            r#""connections":{"used":0,"capacity":0},"warnings":[]},"#,
+            r#""connections":{"used":0,"capacity":0},"warnings":[]},"health":{"targets":0},"#,
             r#""virtual_services":[{"name":"","listen":[],"scheduler":"","forwarding":"","state":"","#,
             r#""connections":0,"real_servers":[{"address":"","port":0,"weight":0,"#,
             r#""effective_weight":0,"state":"","active_connections":0,"inactive_connections":0,"#,
             r#""connections":0,"packets_in":0,"bytes_in":0,"packets_out":0,"bytes_out":0,"#,
-            r#""check":{"status":"","code":null,"duration_ms":0,"detail":""}}]}],"#,
+            r#""check":{"status":"","code":null,"duration_ms":0,"detail":"","last_change":null,"#,
+            r#""count":0,"of":0,"probes":0}}]}],"#,
             r#""vrrp":[],"frontends":[],"backends":[]}"#,
         );
         assert_eq!(json, expected);

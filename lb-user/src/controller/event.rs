@@ -13,14 +13,14 @@ use crate::config::Loaded;
 use crate::controller::request::Request;
 use crate::controller::routes::Routes;
 use crate::dataplane::sweep;
-use crate::health::Report;
+use crate::health::Change;
 use crate::netlink::Address;
 
 /// One thing that happened.
 #[derive(Debug)]
 pub enum Event {
-    /// A probe ended.
-    Probe(Report),
+    /// The state of a probed target changed.
+    Health(Change),
     /// Links or next hops changed.
     Routes(Routes),
     /// Somebody asks.
@@ -50,9 +50,9 @@ pub enum Signal {
     Stop,
 }
 
-impl From<Report> for Event {
-    fn from(report: Report) -> Self {
-        Self::Probe(report)
+impl From<Change> for Event {
+    fn from(change: Change) -> Self {
+        Self::Health(change)
     }
 }
 

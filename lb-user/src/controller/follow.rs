@@ -44,8 +44,8 @@ impl Controller {
         self.runner.set_targets(probed);
         self.health.retain(|target, _| assumed.contains_key(target));
         for (target, assume) in assumed {
-            if let Some(state) = self.runner.state(&target) {
-                self.health.entry(target).or_insert_with(|| Checked::new(state, assume));
+            if let Some(observed) = self.runner.observed(&target) {
+                self.health.entry(target).or_insert_with(|| Checked::new(observed, assume));
             }
         }
         self.resolving.retain(|ip, _| named.contains(ip));

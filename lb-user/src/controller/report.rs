@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Instant, SystemTime};
 
 use lb_common::conn::Timeouts;
 use lb_common::service::{RealServer as Element, Traffic};
@@ -11,14 +12,14 @@ use lb_common::verdict::CounterKind;
 use lb_common::wire;
 
 use crate::controller::document::{
-    Capacity, Check, Connection, Connections, Counters, Dataplane, RealServer, RealServerStats,
-    ServiceStats, Stats, Status, VirtualService,
+    Capacity, Check, Connection, Connections, Counters, Dataplane, HealthSummary, RealServer,
+    RealServerStats, ServiceStats, Stats, Status, VirtualService,
 };
 use crate::controller::engine::Engine;
 use crate::controller::wanted::{World, address, key};
 use crate::dataplane::bpf::Clock;
 use crate::dataplane::listing::{Row, ip};
-use crate::health::{Report, Target};
+use crate::health::{CheckStatus, HealthState, Observation, Target};
 use crate::metrics::Reloads;
 use crate::model::{self, Director, ForwardingMethod, Protocol, Scheduler};
 
@@ -53,6 +54,7 @@ impl Source<'_> {
             node: director.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             dataplane: self.dataplane()?,
+            health: HealthSummary { targets: self.world.health.len() as u64 },
             virtual_services,
             ..Status::default()
         })
@@ -106,7 +108,12 @@ impl Source<'_> {
             weight: server.weight,
             effective_weight: effective.weight,
             state: effective.state.name().to_owned(),
-            check: checked.map(|checked| check(checked.and_then(|c| c.last.as_ref()))),
+            check: checked.map(|checked| match checked {
+                Some(checked) => check(checked.observed.get(), Instant::now()),
+                None => {
+                    Check { status: CheckStatus::Initializing.name().into(), ..Check::default() }
+                }
+            }),
             ..RealServer::default()
         };
         let (Some(index), Some(engine)) = (self.index(service, server), self.engine.as_deref_mut())
@@ -246,16 +253,38 @@ fn end((ip, port): (IpAddr, u16)) -> String {
     SocketAddr::new(ip, port).to_string()
 }
 
-fn check(last: Option<&Report>) -> Check {
-    match last {
-        Some(report) => Check {
-            status: report.result.status.name().to_owned(),
-            code: report.result.code,
-            duration_ms: report.result.duration.as_millis() as u64,
-            detail: report.result.detail.clone(),
-        },
-        None => Check { status: "INI".to_owned(), ..Check::default() },
+/// The last probe of a target, and where its state stands.
+fn check(seen: Observation, now: Instant) -> Check {
+    let (contrary, threshold) = seen.doubt;
+    let toward = match seen.state {
+        HealthState::Up => threshold - contrary.min(threshold),
+        HealthState::Down => contrary,
+    };
+    let mut document = Check {
+        status: CheckStatus::Initializing.name().to_owned(),
+        last_change: seen.last_change.map(unix_seconds),
+        count: toward,
+        of: threshold,
+        probes: seen.probes,
+        ..Check::default()
+    };
+    if let Some(last) = seen.last {
+        document.status = last.status.name().to_owned();
+        document.code = last.code;
+        document.duration_ms = last.duration.as_millis() as u64;
+        document.detail = last.detail;
     }
+    if let Some(left) = seen.held_until.and_then(|until| until.checked_duration_since(now)) {
+        let held =
+            format!("held down for {} s more: its state changes too often", left.as_secs() + 1);
+        let before = if document.detail.is_empty() { "" } else { "; " };
+        document.detail = format!("{}{before}{held}", document.detail);
+    }
+    document
+}
+
+fn unix_seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn counters(traffic: &Traffic) -> Counters {
@@ -287,5 +316,63 @@ fn forwarding(method: ForwardingMethod) -> &'static str {
     match method {
         ForwardingMethod::Dr => "dr",
         ForwardingMethod::Nat => "nat",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::health::ProbeResult;
+
+    fn observation(state: HealthState, doubt: (u32, u32)) -> Observation {
+        let last = ProbeResult {
+            status: CheckStatus::L7Status,
+            duration: Duration::from_micros(2_700),
+            code: Some(503),
+            detail: "unexpected status".into(),
+        };
+        Observation {
+            state,
+            last_change: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_500)),
+            last: Some(last),
+            doubt,
+            held_until: None,
+            probes: 7,
+        }
+    }
+
+    #[test]
+    fn a_check_shows_the_last_result_and_the_count_as_haproxy_does() {
+        let now = Instant::now();
+        let shown = check(observation(HealthState::Up, (1, 3)), now);
+        let expected = Check {
+            status: "L7STS".into(),
+            code: Some(503),
+            duration_ms: 2,
+            detail: "unexpected status".into(),
+            last_change: Some(1),
+            count: 2,
+            of: 3,
+            probes: 7,
+        };
+        assert_eq!(shown, expected);
+        let shown = check(observation(HealthState::Down, (1, 2)), now);
+        assert_eq!((shown.count, shown.of), (1, 2));
+    }
+
+    #[test]
+    fn a_held_target_says_for_how_long() {
+        let now = Instant::now();
+        let mut seen = observation(HealthState::Down, (0, 2));
+        seen.held_until = Some(now + Duration::from_millis(41_500));
+        let detail = check(seen.clone(), now).detail;
+        assert_eq!(
+            detail,
+            "unexpected status; held down for 42 s more: its state changes too often"
+        );
+        seen.held_until = Some(now - Duration::from_secs(1));
+        assert_eq!(check(seen, now).detail, "unexpected status");
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc;
 
-use crate::controller::checked::Health;
+use crate::controller::checked::{Checked, Health};
 use crate::controller::engine::{Engine, HEARTBEAT_MAX};
 use crate::controller::event::{Event, Signal};
 use crate::controller::report::{self, Names, Source};
@@ -20,7 +20,7 @@ use crate::controller::routes::{Ask, Routes};
 use crate::controller::wanted::{self, World};
 use crate::controller::{Start, notify};
 use crate::dataplane::listing::Reader;
-use crate::health::{Report, Runner};
+use crate::health::{Change, Runner};
 use crate::metrics::Reloads;
 use crate::model::Director;
 use crate::netlink::sysctl::Sysctls;
@@ -98,7 +98,7 @@ impl Controller {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Probe(report) => self.probed(report),
+            Event::Health(change) => self.health_changed(&change),
             Event::Routes(routes) => self.routed(routes),
             Event::Request(request) => self.answer(request),
             Event::Loaded(result, request) => self.loaded(result, request),
@@ -117,12 +117,10 @@ impl Controller {
         }
     }
 
-    fn probed(&mut self, report: Report) {
-        // One that is not known was removed while its report was under way.
-        let Some(checked) = self.health.get_mut(&*report.target) else {
-            return;
-        };
-        if checked.hear(report) {
+    fn health_changed(&mut self, change: &Change) {
+        // One that is not known was removed while its change was under way.
+        let checked = self.health.get_mut(&*change.target);
+        if checked.is_some_and(Checked::hear) {
             self.change();
         }
     }

@@ -177,7 +177,7 @@ fn interfaces(plane: &Dataplane, routes: &Routes) -> BTreeMap<u32, Interface> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::HealthState;
+    use crate::health::{HealthState, Observed};
     use crate::model::{AttachMode, CheckKind, HealthCheck, OnFailure, Scheduler};
 
     fn plane() -> Dataplane {
@@ -233,6 +233,7 @@ mod tests {
             fall: 1,
             port: None,
             starts_up: false,
+            flap: None,
         }
     }
 
@@ -243,7 +244,7 @@ mod tests {
         resolving: bool,
     ) -> WantedServer {
         let target = Target::of(&director.virtual_services[0].real_servers[0]);
-        let checked = |state| checked::Checked { state, failed, last: None };
+        let checked = |state| checked::Checked { state, failed, observed: Observed::new(state, 1) };
         let health = target.zip(health.map(checked)).into_iter().collect();
         let address = director.virtual_services[0].real_servers[0].address;
         let resolving = resolving.then_some(address).into_iter().collect();

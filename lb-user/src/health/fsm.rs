@@ -7,12 +7,17 @@
 //! it is in doubt and probes follow each other by `retry_interval` (HAProxy `fastinter`,
 //! keepalived `delay_before_retry`), else by `interval`, counted from one start to the next.
 //!
+//! With `flap`, the change that is one too many within `per` holds the target down for `hold`,
+//! whatever the change was. Probes go on; a target that has `rise` successes in a row by then
+//! comes up with the first success after the hold. The count begins anew with the hold.
+//!
 //! Must not know: sockets, probes, clocks, weights.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::health::report::{Outcome, ProbeResult};
-use crate::model::HealthCheck;
+use crate::model::{Flap, HealthCheck};
 
 /// Whether a target is taken to serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,9 +45,14 @@ pub struct Machine {
     rise: u32,
     fall: u32,
     state: HealthState,
-    /// Results in a row that contradict `state`; always below the threshold that changes it.
+    /// Results in a row that contradict `state`. Below the threshold that changes it, except while
+    /// the target is held down: then it stops at the threshold.
     contrary: u32,
     next_probe: Instant,
+    flap: Option<Flap>,
+    /// When the state changed, the newest last; at most `flap.changes` of them.
+    changes: VecDeque<Instant>,
+    held_until: Option<Instant>,
 }
 
 impl Machine {
@@ -64,12 +74,27 @@ impl Machine {
             state,
             contrary: 0,
             next_probe: now + spread(check.interval, seed),
+            flap: check.flap,
+            changes: VecDeque::new(),
+            held_until: None,
         }
     }
 
     /// The state now.
     pub fn state(&self) -> HealthState {
         self.state
+    }
+
+    /// Results in a row that contradict the state, and how many change it. HAProxy shows the same
+    /// as `DOWN 1/2` (successes of `rise`) and `UP 2/3` (failures left of `fall`).
+    pub fn doubt(&self) -> (u32, u32) {
+        (self.contrary, self.threshold())
+    }
+
+    /// Until when the target is held down because its state changed too often. The hold is over
+    /// with the first result after that moment.
+    pub fn held_until(&self) -> Option<Instant> {
+        self.held_until
     }
 
     /// When the next probe starts. Valid until the next [`Self::on_result`].
@@ -79,6 +104,7 @@ impl Machine {
 
     /// Takes the result of the probe that started at [`Self::poll_timeout`].
     pub fn on_result(&mut self, now: Instant, result: &ProbeResult) -> Option<HealthEvent> {
+        self.held_until = self.held_until.filter(|until| now < *until);
         let event = match (self.state, result.status.outcome()) {
             (_, Outcome::Unknown) => {
                 self.schedule(now, self.retry_interval);
@@ -88,25 +114,60 @@ impl Machine {
                 self.contrary = 0;
                 None
             }
-            (HealthState::Up, Outcome::Failure) => self.contradict(self.fall, HealthEvent::Down),
-            (HealthState::Down, Outcome::Success) => self.contradict(self.rise, HealthEvent::Up),
+            (HealthState::Up, Outcome::Failure) | (HealthState::Down, Outcome::Success) => {
+                self.contradict(now)
+            }
         };
-        let pause = if self.contrary > 0 { self.retry_interval } else { self.interval };
+        let in_doubt = self.contrary > 0 && self.contrary < self.threshold();
+        let pause = if in_doubt { self.retry_interval } else { self.interval };
         self.schedule(now, pause);
         event
     }
 
-    fn contradict(&mut self, threshold: u32, event: HealthEvent) -> Option<HealthEvent> {
-        self.contrary += 1;
-        if self.contrary < threshold {
+    fn threshold(&self) -> u32 {
+        match self.state {
+            HealthState::Up => self.fall,
+            HealthState::Down => self.rise,
+        }
+    }
+
+    fn contradict(&mut self, now: Instant) -> Option<HealthEvent> {
+        self.contrary = (self.contrary + 1).min(self.threshold());
+        if self.contrary < self.threshold() || self.held_until.is_some() {
+            return None;
+        }
+        self.count_change(now);
+        if self.state == HealthState::Down && self.held_until.is_some() {
+            // It would have come up once too often.
             return None;
         }
         self.contrary = 0;
-        self.state = match event {
-            HealthEvent::Up => HealthState::Up,
-            HealthEvent::Down => HealthState::Down,
+        match self.state {
+            HealthState::Up => {
+                self.state = HealthState::Down;
+                Some(HealthEvent::Down)
+            }
+            HealthState::Down => {
+                self.state = HealthState::Up;
+                Some(HealthEvent::Up)
+            }
+        }
+    }
+
+    /// Begins a hold when this change is one too many.
+    fn count_change(&mut self, now: Instant) {
+        let Some(Flap { changes, per, hold }) = self.flap else {
+            return;
         };
-        Some(event)
+        while self.changes.front().is_some_and(|at| now.duration_since(*at) >= per) {
+            self.changes.pop_front();
+        }
+        if self.changes.len() < changes as usize {
+            self.changes.push_back(now);
+        } else {
+            self.changes.clear();
+            self.held_until = Some(now + hold);
+        }
     }
 
     /// From start to start, but never in the past: a probe that took longer than the pause, or a
@@ -148,10 +209,11 @@ pub(crate) mod tests {
             fall,
             port: None,
             starts_up: false,
+            flap: None,
         }
     }
 
-    fn result(letter: char) -> ProbeResult {
+    pub(crate) fn result(letter: char) -> ProbeResult {
         let status = match letter {
             '+' => CheckStatus::L4Ok,
             '-' => CheckStatus::L4Con,
@@ -236,6 +298,75 @@ pub(crate) mod tests {
         assert!(quarters.iter().all(|n| *n > 60), "{quarters:?}");
     }
 
+    #[test]
+    fn doubt_is_counted_towards_the_threshold() {
+        let start = Instant::now();
+        let mut machine = Machine::resume(&check(2, 3), HealthState::Up, start, 1);
+        assert_eq!(machine.doubt(), (0, 3));
+        machine.on_result(start, &result('-'));
+        assert_eq!(machine.doubt(), (1, 3));
+        machine.on_result(start, &result('?'));
+        assert_eq!(machine.doubt(), (1, 3));
+        machine.on_result(start, &result('+'));
+        assert_eq!(machine.doubt(), (0, 3));
+    }
+
+    const FLAP: Flap =
+        Flap { changes: 3, per: Duration::from_secs(60), hold: Duration::from_secs(30) };
+
+    /// Results one second apart, from the given moment of `start` on.
+    fn feed(machine: &mut Machine, start: Instant, at: u64, results: &str) -> String {
+        let event = |(n, letter)| {
+            let now = start + Duration::from_secs(at + n);
+            let held = machine.held_until.is_some_and(|until| now < until);
+            match machine.on_result(now, &result(letter)) {
+                Some(HealthEvent::Up) => 'U',
+                Some(HealthEvent::Down) => 'D',
+                None if held || machine.held_until.is_some() => 'h',
+                None => '.',
+            }
+        };
+        (0..).zip(results.chars()).map(event).collect()
+    }
+
+    #[test]
+    fn too_many_changes_hold_the_target_down() {
+        let start = Instant::now();
+        let flapping = HealthCheck { flap: Some(FLAP), ..check(1, 1) };
+        // The fourth change would be to down: it is taken, and what follows is held.
+        let mut machine = Machine::resume(&flapping, HealthState::Down, start, 1);
+        assert_eq!(feed(&mut machine, start, 0, "+-+-+-++"), "UDUDhhhh");
+        // Held until second 33; then the next success brings it up, and counts from nothing.
+        assert_eq!(feed(&mut machine, start, 31, "+++-+-"), "hhUDUD");
+        // The fourth change would be to up: it is refused.
+        let mut machine = Machine::resume(&flapping, HealthState::Up, start, 1);
+        assert_eq!(feed(&mut machine, start, 0, "-+-+++"), "DUDhhh");
+        assert_eq!(machine.state(), HealthState::Down);
+    }
+
+    #[test]
+    fn changes_that_are_far_apart_are_taken() {
+        let start = Instant::now();
+        let flapping = HealthCheck { flap: Some(FLAP), ..check(1, 1) };
+        let mut machine = Machine::resume(&flapping, HealthState::Down, start, 1);
+        for n in 0..50 {
+            let letter = if n % 2 == 0 { "+" } else { "-" };
+            let seen = feed(&mut machine, start, n * 20, letter);
+            assert!(seen == "U" || seen == "D", "change {n}: {seen}");
+        }
+    }
+
+    #[test]
+    fn a_hold_is_not_in_doubt_and_probes_go_on() {
+        let start = Instant::now();
+        let flapping = HealthCheck { flap: Some(Flap { changes: 1, ..FLAP }), ..check(2, 1) };
+        let mut machine = Machine::resume(&flapping, HealthState::Up, start, 1);
+        assert_eq!(feed(&mut machine, start, 0, "-++++"), "D.hhh");
+        let before = machine.poll_timeout();
+        machine.on_result(start, &result('+'));
+        assert_eq!(machine.poll_timeout() - before, INTERVAL);
+    }
+
     proptest! {
         /// Shadow model: the state after a history is decided by its last run that was long
         /// enough, found by looking at the whole history anew each time.
@@ -263,6 +394,44 @@ pub(crate) mod tests {
                     prop_assert_eq!(pause == INTERVAL, certain);
                 }
             }
+        }
+
+        /// Whatever the results and the gaps between them: no window of `per` has more changes
+        /// than `changes` and the one that begins the hold, nothing comes up while it is held,
+        /// and a target that is well for long enough always comes up.
+        #[test]
+        fn changes_are_bounded_and_the_hold_ends(
+            rise in 1_u32..4, fall in 1_u32..4, changes in 1_u32..5, per in 1_u64..40,
+            hold in 1_u64..40, results in proptest::collection::vec((any::<bool>(), 0_u64..9), 0..200),
+        ) {
+            let flap = Flap {
+                changes,
+                per: Duration::from_secs(per),
+                hold: Duration::from_secs(hold),
+            };
+            let check = HealthCheck { flap: Some(flap), ..check(rise, fall) };
+            let mut now = Instant::now();
+            let mut machine = Machine::new(&check, now, 7);
+            let mut taken: Vec<Instant> = Vec::new();
+            for (ok, gap) in results {
+                now += Duration::from_secs(gap);
+                let held = machine.held_until().is_some_and(|until| now < until);
+                let event = machine.on_result(now, &result(if ok { '+' } else { '-' }));
+                prop_assert!(!(held && event.is_some()), "a held target changed");
+                prop_assert!(machine.held_until().is_none() || machine.state() == HealthState::Down);
+                taken.extend(event.map(|_| now));
+                if hold >= per {
+                    let within = taken.iter().filter(|at| now - **at < flap.per).count();
+                    prop_assert!(within <= changes as usize + 1, "{within} changes");
+                }
+            }
+            for _ in 0..rise {
+                now += flap.hold;
+                machine.on_result(now, &result('+'));
+            }
+            now += flap.hold;
+            machine.on_result(now, &result('+'));
+            prop_assert_eq!(machine.state(), HealthState::Up);
         }
     }
 

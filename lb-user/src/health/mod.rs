@@ -2,8 +2,11 @@
 //!
 //! [`Runner::set_targets`] is told which targets are wanted; it keeps one task for each distinct
 //! [`Target`] (address and check), so services that share one share its probes. A task asks its
-//! [`fsm::Machine`] when to probe, probes, and sends a [`Report`] with the result, the state and,
-//! when the state changed, the [`HealthEvent`]. What a state means for traffic is the controller's.
+//! [`fsm::Machine`] when to probe, probes, writes what it found into the target's [`Observed`],
+//! and sends a [`Change`] when the state changed: a thousand results a second wake nobody. What a
+//! state means for traffic is the controller's.
+//!
+//! A new type of check is a variant of `model::CheckKind` and a file in [`probe`].
 //!
 //! Must not know: weights, services, BPF, the configuration file.
 
@@ -13,5 +16,5 @@ mod report;
 mod runner;
 
 pub use fsm::{HealthEvent, HealthState, Machine};
-pub use report::{CheckStatus, Outcome, ProbeResult, Report, Target};
+pub use report::{Change, CheckStatus, Observation, Observed, Outcome, ProbeResult, Target};
 pub use runner::{Changes, Runner, Wanted};

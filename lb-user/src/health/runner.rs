@@ -1,23 +1,22 @@
 //! The tasks that probe: one for each distinct target, added and removed by difference.
 //!
-//! Every report goes into the channel that the runner was made with, as whatever event type its
-//! owner uses; a full channel delays the next probe of that target instead of growing. At most
-//! [`MAX_PROBES`] probes are in flight; the others wait their turn.
+//! What a probe finds goes into its target's [`Observed`]; a change of state also goes into the
+//! channel that the runner was made with, as whatever event type its owner uses. A full channel
+//! delays the next probe of that target instead of growing; no change is lost.
 //!
 //! Must not know: weights, services, what a state means for traffic.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::health::fsm::{HealthEvent, HealthState, Machine};
-use crate::health::probe;
-use crate::health::report::{Report, Target};
+use crate::health::probe::{Kit, Prober};
+use crate::health::report::{Change, Observed, ProbeResult, Target};
 use crate::model::CheckKind;
 
 /// A target that is to be probed from now on.
@@ -41,23 +40,23 @@ impl From<Target> for Wanted {
 pub struct Changes {
     /// Targets that are probed from now on.
     pub added: usize,
-    /// Targets that no longer are. A report of one of them may still be in the channel.
+    /// Targets that no longer are. A change of one of them may still be in the channel.
     pub removed: usize,
 }
 
-/// Probes targets and reports to a channel of `E`. Needs a tokio runtime around it.
+/// Probes targets and tells changes to a channel of `E`. Needs a tokio runtime around it.
 #[derive(Debug)]
 pub struct Runner<E> {
-    reports: mpsc::Sender<E>,
+    changes: mpsc::Sender<E>,
     probes: HashMap<Arc<Target>, Probe>,
-    in_flight: Arc<Semaphore>,
+    kit: Arc<Kit>,
     seed: u64,
 }
 
 #[derive(Debug)]
 struct Probe {
     task: JoinHandle<()>,
-    state: Arc<AtomicU8>,
+    observed: Observed,
 }
 
 impl Drop for Probe {
@@ -66,18 +65,19 @@ impl Drop for Probe {
     }
 }
 
-impl<E: From<Report> + Send + 'static> Runner<E> {
+impl<E: From<Change> + Send + 'static> Runner<E> {
     /// A runner without targets. `seed` spreads the first probes; any value that differs from one
     /// start to the next will do.
-    pub fn new(reports: mpsc::Sender<E>, seed: u64) -> Self {
-        let in_flight = Arc::new(Semaphore::new(MAX_PROBES));
-        Self { reports, probes: HashMap::new(), in_flight, seed }
+    pub fn new(changes: mpsc::Sender<E>, seed: u64) -> Self {
+        Self { changes, probes: HashMap::new(), kit: Arc::new(Kit::new(seed)), seed }
     }
 
     /// Probes exactly these targets from now on. Those that stay are not disturbed. A new one that
     /// differs from a removed or remaining one only in its numbers (interval, rise, ...) takes
-    /// over its state, so that a reload never takes a healthy server down.
+    /// over its state, so that a reload never takes a healthy server down. The system's trusted
+    /// certificates are read anew.
     pub fn set_targets(&mut self, wanted: impl IntoIterator<Item = Wanted>) -> Changes {
+        self.kit.forget_trusted();
         let mut changes = Changes::default();
         let mut keep = HashSet::new();
         let mut added = Vec::new();
@@ -99,15 +99,25 @@ impl<E: From<Report> + Send + 'static> Runner<E> {
         changes
     }
 
-    /// The state of a target that is being probed.
-    pub fn state(&self, target: &Target) -> Option<HealthState> {
-        self.probes.get(target).map(|probe| decode(&probe.state))
+    /// How many targets are probed.
+    pub fn len(&self) -> usize {
+        self.probes.len()
+    }
+
+    /// True if nothing is probed.
+    pub fn is_empty(&self) -> bool {
+        self.probes.is_empty()
+    }
+
+    /// What is known of a target that is being probed.
+    pub fn observed(&self, target: &Target) -> Option<Observed> {
+        self.probes.get(target).map(|probe| probe.observed.clone())
     }
 
     fn known(&self, address: SocketAddr, kind: &CheckKind) -> Option<HealthState> {
-        let same = |target: &&Arc<Target>| target.address == address && target.check.kind == *kind;
-        let target = self.probes.keys().find(same)?;
-        self.state(target)
+        let same = |target: &Target| target.address == address && target.check.kind == *kind;
+        let (_, probe) = self.probes.iter().find(|(target, _)| same(target))?;
+        Some(probe.observed.state())
     }
 
     fn start(&mut self, target: Arc<Target>, state: Option<HealthState>) -> Probe {
@@ -117,43 +127,43 @@ impl<E: From<Report> + Send + 'static> Runner<E> {
             Some(state) => Machine::resume(&target.check, state, now, self.seed),
             None => Machine::new(&target.check, now, self.seed),
         };
-        let state = Arc::new(AtomicU8::new(encode(machine.state())));
-        let task = tokio::spawn(probe_for_ever(
-            target,
-            machine,
-            Arc::clone(&state),
-            Arc::clone(&self.in_flight),
-            self.reports.clone(),
-        ));
-        Probe { task, state }
+        let observed = Observed::new(machine.state(), machine.doubt().1);
+        let prober = Prober::new(Arc::clone(&target), Arc::clone(&self.kit));
+        let changes = self.changes.clone();
+        let task = tokio::spawn(probe_for_ever(target, machine, prober, observed.clone(), changes));
+        Probe { task, observed }
     }
 }
 
 /// Ends when the receiver is gone or the task is aborted.
-async fn probe_for_ever<E: From<Report>>(
+async fn probe_for_ever<E: From<Change>>(
     target: Arc<Target>,
     mut machine: Machine,
-    shared: Arc<AtomicU8>,
-    in_flight: Arc<Semaphore>,
-    reports: mpsc::Sender<E>,
+    prober: Prober,
+    observed: Observed,
+    changes: mpsc::Sender<E>,
 ) {
     loop {
         tokio::time::sleep_until(machine.poll_timeout().into()).await;
-        let Ok(permit) = in_flight.acquire().await else { return };
-        let result = probe::run(&target).await;
-        drop(permit);
+        let result = prober.probe().await;
+        let was_held = machine.held_until();
         let event = machine.on_result(Instant::now(), &result);
-        let state = machine.state();
-        shared.store(encode(state), Ordering::Relaxed);
         log(&target, &result, event);
-        let report = Report { target: Arc::clone(&target), result, state, event };
-        if reports.send(E::from(report)).await.is_err() {
+        if let (None, Some(_)) = (was_held, machine.held_until()) {
+            tracing::warn!(address = %target.address, "target is held down: it changes too often");
+        }
+        observed.take(&machine, result, SystemTime::now());
+        if event.is_none() {
+            continue;
+        }
+        let change = Change { target: Arc::clone(&target) };
+        if changes.send(E::from(change)).await.is_err() {
             return;
         }
     }
 }
 
-fn log(target: &Target, result: &crate::health::ProbeResult, event: Option<HealthEvent>) {
+fn log(target: &Target, result: &ProbeResult, event: Option<HealthEvent>) {
     let status = result.status.name();
     tracing::debug!(address = %target.address, status, detail = result.detail, "probe");
     match event {
@@ -164,17 +174,6 @@ fn log(target: &Target, result: &crate::health::ProbeResult, event: Option<Healt
         None => {}
     }
 }
-
-fn encode(state: HealthState) -> u8 {
-    u8::from(state == HealthState::Up)
-}
-
-fn decode(state: &AtomicU8) -> HealthState {
-    if state.load(Ordering::Relaxed) == 1 { HealthState::Up } else { HealthState::Down }
-}
-
-/// Probes in flight at once: well below the default limit of 1,024 open files.
-const MAX_PROBES: usize = 512;
 
 #[cfg(test)]
 mod tests {
@@ -195,54 +194,63 @@ mod tests {
         Target { address: SocketAddr::from(([127, 0, 0, 1], port)), check }
     }
 
-    async fn until(reports: &mut mpsc::Receiver<Report>, event: HealthEvent) -> Report {
-        let found = async {
-            loop {
-                let report = reports.recv().await.expect("the runner runs");
-                if report.event == Some(event) {
-                    return report;
-                }
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), found).await.expect("within 10 s")
+    async fn next(changes: &mut mpsc::Receiver<Change>) -> Change {
+        let change = tokio::time::timeout(Duration::from_secs(10), changes.recv()).await;
+        change.expect("within 10 s").expect("the runner runs")
+    }
+
+    fn state(runner: &Runner<Change>, target: &Target) -> Option<HealthState> {
+        runner.observed(target).map(|observed| observed.state())
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_server_comes_up_and_goes_down_with_its_listener() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let target = fast(listener.local_addr().expect("its address").port());
-        let (sender, mut reports) = mpsc::channel(16);
-        let mut runner = Runner::<Report>::new(sender, 1);
+        let (sender, mut changes) = mpsc::channel(16);
+        let mut runner = Runner::<Change>::new(sender, 1);
         runner.set_targets([target.clone().into()]);
-        assert_eq!(runner.state(&target), Some(HealthState::Down));
-        until(&mut reports, HealthEvent::Up).await;
-        assert_eq!(runner.state(&target), Some(HealthState::Up));
+        assert_eq!(state(&runner, &target), Some(HealthState::Down));
+        assert_eq!(*next(&mut changes).await.target, target);
+        assert_eq!(state(&runner, &target), Some(HealthState::Up));
+        let observed = runner.observed(&target).expect("it is probed");
+        // Results that change nothing are kept, and tell nobody.
+        let wanted = observed.get().probes + 5;
+        let more = async {
+            while observed.get().probes < wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), more).await.expect("probes go on");
+        assert!(changes.try_recv().is_err());
         drop(listener);
-        let report = until(&mut reports, HealthEvent::Down).await;
-        assert_eq!(report.state, HealthState::Down);
-        assert_eq!(*report.target, target);
+        assert_eq!(*next(&mut changes).await.target, target);
+        assert_eq!(state(&runner, &target), Some(HealthState::Down));
+        let last = observed.get().last.expect("a result");
+        assert_eq!(last.status.name(), "L4CON");
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn equal_targets_are_probed_once_and_those_that_stay_are_not_disturbed() {
-        let (sender, _reports) = mpsc::channel::<Report>(16);
+        let (sender, _changes) = mpsc::channel::<Change>(16);
         let mut runner = Runner::new(sender, 1);
         let changes = runner.set_targets([fast(1).into(), fast(1).into(), fast(2).into()]);
         assert_eq!(changes, Changes { added: 2, removed: 0 });
+        assert_eq!(runner.len(), 2);
         let changes = runner.set_targets([fast(2).into(), fast(3).into()]);
         assert_eq!(changes, Changes { added: 1, removed: 1 });
-        assert_eq!(runner.state(&fast(1)), None);
+        assert_eq!(state(&runner, &fast(1)), None);
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_check_with_other_numbers_takes_over_the_state() {
-        let (sender, _reports) = mpsc::channel::<Report>(16);
+        let (sender, _changes) = mpsc::channel::<Change>(16);
         let mut runner = Runner::new(sender, 1);
         let up = Wanted { target: fast(1), assume: Some(HealthState::Up) };
         runner.set_targets([up]);
         let mut slower = fast(1);
         slower.check.interval = Duration::from_secs(60);
         runner.set_targets([slower.clone().into()]);
-        assert_eq!(runner.state(&slower), Some(HealthState::Up));
+        assert_eq!(state(&runner, &slower), Some(HealthState::Up));
     }
 }

@@ -81,9 +81,23 @@ fn row(service: &VirtualService, server: &RealServer) -> Vec<String> {
         weight,
         server.active_connections.to_string(),
         server.inactive_connections.to_string(),
-        server.state.clone(),
+        state(server),
         server.check.as_ref().map(check).unwrap_or_default(),
     ]
+}
+
+/// The state, and in doubt HAProxy's count: `up 2/3` falls after two more failures, `down 1/2` has
+/// had one success of two.
+fn state(server: &RealServer) -> String {
+    let in_doubt = |check: &&Check| match server.state.as_str() {
+        "up" => check.count < check.of,
+        "down" => check.count > 0,
+        _ => false,
+    };
+    match server.check.as_ref().filter(in_doubt) {
+        Some(check) => format!("{} {}/{}", server.state, check.count, check.of),
+        None => server.state.clone(),
+    }
 }
 
 /// ipvsadm's names of the forwarding methods.
@@ -119,6 +133,9 @@ mod tests {
             duration_ms: 1,
             detail: if status == "L4CON" { "Connection refused".into() } else { String::new() },
             code: None,
+            count: if state == "up" { 3 } else { 0 },
+            of: if state == "up" { 3 } else { 2 },
+            ..Check::default()
         };
         RealServer {
             address: address.into(),
@@ -172,6 +189,20 @@ TCP  [2001:db8::50]:80 wrr web up
   -> [2001:db8::203]:80           Route   2      3          12        unchecked
 ";
         assert_eq!(status(&document), expected);
+    }
+
+    #[test]
+    fn doubt_is_counted_as_haproxy_does() {
+        let with = |name: &str, count, of| {
+            let mut server = server("192.0.2.1", name, 2, "L7STS");
+            server.check = Some(Check { count, of, ..Check::default() });
+            state(&server)
+        };
+        assert_eq!(with("up", 2, 3), "up 2/3");
+        assert_eq!(with("up", 3, 3), "up");
+        assert_eq!(with("down", 1, 2), "down 1/2");
+        assert_eq!(with("down", 0, 2), "down");
+        assert_eq!(with("drain", 1, 2), "drain");
     }
 
     #[test]

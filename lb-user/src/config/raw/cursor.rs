@@ -74,6 +74,11 @@ impl<'a> Cursor<'a> {
         matches!(self.node.kind, Kind::List(_))
     }
 
+    /// True for text.
+    pub(in crate::config) fn is_text(&self) -> bool {
+        matches!(self.node.kind, Kind::Text(_))
+    }
+
     /// Text of any content; `what` it is, for messages.
     pub(in crate::config) fn text(&self, what: &str) -> Option<&'a str> {
         match &self.node.kind {
@@ -198,6 +203,12 @@ impl<'a> Cursor<'a> {
             }
         };
         Some(entries.into_iter().filter_map(name).collect())
+    }
+
+    /// The entries of a mapping that is the user's own; nothing is an empty one.
+    pub(in crate::config) fn pairs(&self, what: &str) -> Option<Vec<(&'a str, Cursor<'a>)>> {
+        let entries = self.entries(what)?;
+        Some(entries.into_iter().map(|(entry, cursor)| (entry.key.as_str(), cursor)).collect())
     }
 
     /// Like [`Self::fields`], where nothing makes no sense: in a list.

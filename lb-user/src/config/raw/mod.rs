@@ -5,6 +5,7 @@
 //!
 //! Must not know: default values, how keys depend on each other.
 
+mod check;
 mod cursor;
 
 use super::contract;
@@ -12,6 +13,7 @@ use super::problem::{Place, Problems};
 use super::units;
 use super::yaml::Node;
 use crate::model;
+pub(super) use check::{Flap, HealthCheck, Http};
 pub(super) use cursor::{Cursor, Fields};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -41,6 +43,11 @@ impl<T> Written<T> {
     /// The value and its place, if there is a good one.
     pub(super) fn at(&self) -> Option<&At<T>> {
         if let Self::Is(at) = self { Some(at) } else { None }
+    }
+
+    /// Where it stands, if there is a good one.
+    pub(super) fn place(&self) -> Option<&Place> {
+        self.at().map(|at| &at.place)
     }
 
     /// True if the key is not in the file.
@@ -103,20 +110,6 @@ pub(super) struct Timeouts {
     pub(super) tcp_syn: Written<Duration>,
     pub(super) tcp_fin: Written<Duration>,
     pub(super) udp: Written<Duration>,
-}
-
-/// One health check, named or inline.
-#[derive(Clone, Debug)]
-pub(super) struct HealthCheck {
-    pub(super) place: Place,
-    pub(super) kind: Written<()>,
-    pub(super) interval: Written<Duration>,
-    pub(super) retry_interval: Written<Duration>,
-    pub(super) timeout: Written<Duration>,
-    pub(super) rise: Written<u32>,
-    pub(super) fall: Written<u32>,
-    pub(super) port: Written<u16>,
-    pub(super) starts_up: Written<bool>,
 }
 
 /// What a service or a real server says about its check.
@@ -223,24 +216,6 @@ impl Dataplane {
                     })
                 })
                 .unwrap_or_default(),
-        })
-    }
-}
-
-impl HealthCheck {
-    fn read(cursor: &Cursor<'_>) -> Option<Self> {
-        let fields = cursor.fields()?;
-        let count = |key| fields.read(key, |c| c.number(1..=MAX_COUNT));
-        Some(Self {
-            place: cursor.place(),
-            kind: fields.read("type", |c| c.word(&contract::CHECK_TYPES)),
-            interval: fields.read("interval", Cursor::duration),
-            retry_interval: fields.read("retry_interval", Cursor::duration),
-            timeout: fields.read("timeout", Cursor::duration),
-            rise: count("rise"),
-            fall: count("fall"),
-            port: fields.read("port", port),
-            starts_up: fields.read("start", |c| c.word(&contract::START)),
         })
     }
 }
@@ -366,5 +341,3 @@ fn good<'a, T>(items: &[Cursor<'a>], read: impl Fn(&Cursor<'a>) -> Option<T>) ->
 const MAX_CONNECTIONS: u32 = 1 << 26;
 /// As ipvsadm.
 const MAX_WEIGHT: u32 = 65535;
-/// Rise and fall; keeps counters far from their limits.
-const MAX_COUNT: u32 = 65535;

@@ -8,8 +8,10 @@
 use super::super::{ConfigError, load};
 use super::repository;
 use crate::model::*;
+use http::{HeaderValue, Method};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Files of `folder` that end in `.yaml`, in order.
@@ -124,10 +126,8 @@ fn a_wrong_column_is_a_difference() {
     assert!(difference(&file("log: {level: loud}\n"), &file("log: {level:  loud}\n")).is_some());
 }
 
-#[test]
-fn every_built_key_reaches_the_director() {
-    let text = fs::read_to_string(repository("tests/vectors/config/good/everything.yaml")).unwrap();
-    let loaded = load("everything.yaml", &text, "host").map_err(|e| lines(&e)).unwrap();
+/// The real servers of `everything.yaml`, whose checks have every key.
+fn real_servers_of_everything() -> Vec<RealServer> {
     let seconds = Duration::from_secs;
     let deep = HealthCheck {
         kind: CheckKind::Tcp,
@@ -138,7 +138,72 @@ fn every_built_key_reaches_the_director() {
         fall: 5,
         port: Some(8081),
         starts_up: true,
+        flap: Some(Flap { changes: 4, per: seconds(50), hold: seconds(30) }),
     };
+    let plain = HealthCheck {
+        kind: CheckKind::Ping,
+        interval: seconds(2),
+        retry_interval: seconds(2),
+        timeout: seconds(2),
+        rise: 2,
+        fall: 3,
+        port: None,
+        starts_up: false,
+        flap: None,
+    };
+    let header = |text| HeaderValue::from_static(text);
+    let site = HttpCheck {
+        method: Method::HEAD,
+        path: "/health?deep=1".parse().unwrap(),
+        host: Some(header("www.example.com:8443")),
+        headers: vec![("x-probe".parse().unwrap(), header("lb"))],
+        status: vec![200..=200, 301..=302],
+        body: None,
+        tls: Some(TlsCheck { name: Some("example.com".try_into().unwrap()), verify: false }),
+    };
+    let page = HttpCheck {
+        method: Method::GET,
+        path: "/".parse().unwrap(),
+        host: None,
+        headers: Vec::new(),
+        status: vec![200..=200],
+        body: Some(Pattern::new("ok.*").unwrap()),
+        tls: None,
+    };
+    let http = |check| HealthCheck { kind: CheckKind::Http(Arc::new(check)), ..plain.clone() };
+    let server = |address: &str, check| RealServer {
+        address: address.parse().unwrap(),
+        port: 80,
+        weight: 3,
+        disabled: false,
+        health_check: Some(check),
+    };
+    vec![
+        RealServer {
+            address: "192.168.20.203".parse().unwrap(),
+            port: 8080,
+            weight: 3,
+            disabled: true,
+            health_check: None,
+        },
+        RealServer {
+            address: "192.168.20.233".parse().unwrap(),
+            port: 80,
+            weight: 2,
+            disabled: false,
+            health_check: Some(deep),
+        },
+        server("192.168.20.234", http(site)),
+        server("192.168.20.235", http(page)),
+        server("192.168.20.236", plain.clone()),
+    ]
+}
+
+#[test]
+fn every_built_key_reaches_the_director() {
+    let text = fs::read_to_string(repository("tests/vectors/config/good/everything.yaml")).unwrap();
+    let loaded = load("everything.yaml", &text, "host").map_err(|e| lines(&e)).unwrap();
+    let seconds = Duration::from_secs;
     let expected = Director {
         node: "lb01".into(),
         dataplane: Some(Dataplane {
@@ -179,22 +244,7 @@ fn every_built_key_reaches_the_director() {
             scheduler: Scheduler::Wrr,
             forwarding: ForwardingMethod::Nat,
             on_failure: OnFailure::Quiesce,
-            real_servers: vec![
-                RealServer {
-                    address: "192.168.20.203".parse().unwrap(),
-                    port: 8080,
-                    weight: 3,
-                    disabled: true,
-                    health_check: None,
-                },
-                RealServer {
-                    address: "192.168.20.233".parse().unwrap(),
-                    port: 80,
-                    weight: 2,
-                    disabled: false,
-                    health_check: Some(deep),
-                },
-            ],
+            real_servers: real_servers_of_everything(),
         }],
         admin: Admin { socket: "/run/lb/other.sock".into() },
         log: Log { level: LogLevel::Debug, format: LogFormat::Json },
@@ -228,6 +278,34 @@ fn what_is_not_said_has_the_defaults_of_the_reference() {
     let check = server.health_check.as_ref().unwrap();
     assert_eq!((check.interval, check.retry_interval, check.timeout), (two, two, two));
     assert_eq!((check.rise, check.fall, check.port, check.starts_up), (2, 3, None, false));
+    assert_eq!(check.flap, None);
+}
+
+#[test]
+fn an_http_check_has_the_defaults_of_haproxy_and_of_the_reference() {
+    let check = |written: &str| {
+        let text = format!(
+            "dataplane: {{interfaces: [eth0]}}\n\
+             virtual_services: [{{name: a, listen: 192.0.2.1:80/tcp, scheduler: rr, forwarding: dr,\n\
+             health_check: {{{written}}}, real_servers: [{{address: 192.0.2.9}}]}}]\n"
+        );
+        let director = load("f", &text, "host").map_err(|e| lines(&e)).unwrap().director;
+        director.virtual_services[0].real_servers[0].health_check.clone().unwrap()
+    };
+    let http = |written: &str| match check(written).kind {
+        CheckKind::Http(http) => http,
+        other => panic!("{other:?}"),
+    };
+    let plain = http("type: http");
+    assert_eq!((&plain.method, plain.path.path()), (&Method::GET, "/"));
+    assert!(!plain.accepts(199) && plain.accepts(200) && plain.accepts(399) && !plain.accepts(400));
+    assert_eq!((&plain.host, &plain.tls, plain.headers.len()), (&None, &None, 0));
+    assert_eq!(http("type: https").tls, Some(TlsCheck { name: None, verify: true }));
+    let name = http("type: https, host: 'www.example.com:8443'").tls.clone().unwrap().name;
+    assert_eq!(name, Some("www.example.com".try_into().unwrap()));
+    let flap = check("type: tcp, flap: {changes: 2}").flap.unwrap();
+    assert_eq!((flap.changes, flap.per, flap.hold), (2, Duration::from_secs(60), flap.per));
+    assert_eq!(check("type: tcp, flap: {}").flap, None);
 }
 
 #[test]

@@ -2,11 +2,14 @@
 //!
 //! Must not know: services, how probes are done.
 
+use super::super::contract::CheckType;
 use super::super::problem::{Problems, quoted};
-use super::super::raw::{At, CheckUse, HealthCheck, Written};
+use super::super::raw::{At, CheckUse, Flap, HealthCheck, Http, Written};
 use super::super::units;
 use crate::model;
+use http::{HeaderValue, Method, Uri};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The checks under `health_checks`, and how to resolve a use of one.
@@ -63,12 +66,40 @@ impl<'a> Checks<'a> {
 
 fn meant(raw: &HealthCheck, problems: &Problems) -> Option<model::HealthCheck> {
     if raw.kind.is_absent() {
-        problems.error(&raw.place.key("type"), "a health check needs a `type`; write `type: tcp`");
+        problems.error(
+            &raw.place.key("type"),
+            "a health check needs a `type`; write such as `type: tcp`",
+        );
     }
-    raw.kind.at()?;
+    let kind = match raw.kind.at()?.value {
+        CheckType::Ping => {
+            refuse_http_keys(raw, "ping", problems);
+            if let Some(place) = raw.port.place() {
+                problems.error(place, "a ping has no port");
+            }
+            model::CheckKind::Ping
+        }
+        CheckType::Tcp => {
+            refuse_http_keys(raw, "tcp", problems);
+            model::CheckKind::Tcp
+        }
+        CheckType::Http => {
+            for (key, place) in [("sni", raw.http.sni.place()), ("verify", raw.http.verify.place())]
+            {
+                if let Some(place) = place {
+                    problems.warning(place, format!("`{key}` has no effect without type https"));
+                }
+            }
+            model::CheckKind::Http(Arc::new(http(&raw.http, None, problems)?))
+        }
+        CheckType::Https => {
+            let tls = tls(&raw.http, problems)?;
+            model::CheckKind::Http(Arc::new(http(&raw.http, Some(tls), problems)?))
+        }
+    };
     let interval = raw.interval.value_or(Duration::from_secs(2));
     Some(model::HealthCheck {
-        kind: model::CheckKind::Tcp,
+        kind,
         interval,
         retry_interval: raw.retry_interval.value_or(interval),
         timeout: raw.timeout.value_or(interval),
@@ -76,5 +107,100 @@ fn meant(raw: &HealthCheck, problems: &Problems) -> Option<model::HealthCheck> {
         fall: raw.fall.value_or(3),
         port: raw.port.at().map(|at| at.value),
         starts_up: raw.starts_up.value_or(false),
+        flap: raw.flap.at().and_then(|at| at.value.as_ref()).map(flap),
     })
+}
+
+fn refuse_http_keys(raw: &HealthCheck, kind: &str, problems: &Problems) {
+    let http = &raw.http;
+    let keys = [
+        ("method", http.method.place()),
+        ("path", http.path.place()),
+        ("host", http.host.place()),
+        ("headers", http.headers.place()),
+        ("expect.status", http.status.place()),
+        ("expect.body", http.body.place()),
+        ("sni", http.sni.place()),
+        ("verify", http.verify.place()),
+    ];
+    for (key, place) in keys {
+        if let Some(place) = place {
+            let message = format!("`{key}` is for types http and https, this check is of {kind}");
+            problems.error(place, message);
+        }
+    }
+}
+
+fn http(raw: &Http, tls: Option<model::TlsCheck>, problems: &Problems) -> Option<model::HttpCheck> {
+    let method = raw.method.value_or(Method::GET);
+    if let (Some(place), &Method::HEAD) = (raw.body.place(), &method) {
+        problems.error(place, "an answer to HEAD has no body");
+    }
+    let host = match raw.host.at() {
+        Some(at) => Some(HeaderValue::from_str(&at.value).ok()?),
+        None => None,
+    };
+    Some(model::HttpCheck {
+        method,
+        path: raw.path.value_or(Uri::from_static("/")),
+        host,
+        headers: raw.headers.value_or(Vec::new()),
+        status: raw.status.value_or(vec![200..=399]),
+        body: raw.body.at().map(|at| at.value.clone()),
+        tls,
+    })
+}
+
+/// The name is `sni`, else `host` without its port, else the real server's address.
+fn tls(raw: &Http, problems: &Problems) -> Option<model::TlsCheck> {
+    let verify = raw.verify.value_or(true);
+    let name = match (raw.sni.at(), raw.host.at()) {
+        (Some(at), _) => Some(at.value.clone()),
+        (None, Some(At { value, place })) => match units::server_name(without_port(value)) {
+            Ok(name) => Some(name),
+            Err(message) => {
+                problems.error(place, format!("{message}; write `sni`"));
+                return None;
+            }
+        },
+        (None, None) => None,
+    };
+    Some(model::TlsCheck { name, verify })
+}
+
+/// The name or address in a Host header.
+fn without_port(host: &str) -> &str {
+    if let Some((address, _)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return address;
+    }
+    match host.split_once(':') {
+        Some((name, port)) if !port.contains(':') => name,
+        _ => host,
+    }
+}
+
+fn flap(raw: &Flap) -> model::Flap {
+    model::Flap {
+        changes: raw.changes.value_or(5),
+        per: raw.per.value_or(Duration::from_secs(60)),
+        hold: raw.hold.value_or(Duration::from_secs(60)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_header_names_a_certificate_without_its_port() {
+        for (host, name) in [
+            ("www.example.com", "www.example.com"),
+            ("www.example.com:8443", "www.example.com"),
+            ("192.0.2.1:8443", "192.0.2.1"),
+            ("[2001:db8::1]:8443", "2001:db8::1"),
+            ("2001:db8::1", "2001:db8::1"),
+        ] {
+            assert_eq!(without_port(host), name);
+        }
+    }
 }

@@ -5,47 +5,22 @@
 //!
 //! Must not know: thresholds, states, weights, who asked.
 
-use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
-
+use crate::health::probe::connect::connect;
+use crate::health::probe::outcome;
 use crate::health::report::{CheckStatus, ProbeResult};
 
 /// Connects to `address` within `timeout`.
-pub async fn tcp(address: SocketAddr, timeout: Duration) -> ProbeResult {
+pub(super) async fn tcp(address: SocketAddr, timeout: Duration) -> ProbeResult {
     let started = Instant::now();
-    let answer = tokio::time::timeout(timeout, TcpStream::connect(address)).await;
-    let duration = started.elapsed();
-    let (status, detail) = match answer {
-        Ok(Ok(_closed_by_drop)) => (CheckStatus::L4Ok, String::new()),
-        Ok(Err(error)) => classify(&error),
-        Err(_elapsed) => (CheckStatus::L4Timeout, format!("no answer within {timeout:?}")),
+    let result = match tokio::time::timeout(timeout, connect(address)).await {
+        Ok(Ok(_closed_by_drop)) => outcome(CheckStatus::L4Ok, String::new()),
+        Ok(Err(result)) => result,
+        Err(_elapsed) => outcome(CheckStatus::L4Timeout, format!("no answer within {timeout:?}")),
     };
-    ProbeResult { status, duration, code: None, detail }
-}
-
-/// Tells a fault of the server or the way to it from a lack on this host.
-fn classify(error: &io::Error) -> (CheckStatus, String) {
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE) => (
-            CheckStatus::SocketError,
-            format!("{error}: raise the limit of open files (systemd: LimitNOFILE=)"),
-        ),
-        Some(libc::ENOBUFS | libc::ENOMEM | libc::EAGAIN) => {
-            (CheckStatus::SocketError, error.to_string())
-        }
-        Some(libc::EADDRNOTAVAIL) => (
-            CheckStatus::SocketError,
-            format!("{error}: no free local port (net.ipv4.ip_local_port_range)"),
-        ),
-        Some(libc::ETIMEDOUT) => (CheckStatus::L4Timeout, error.to_string()),
-        Some(libc::EPERM | libc::EACCES) => {
-            (CheckStatus::L4Con, format!("{error}: a local firewall rule refuses the probe"))
-        }
-        _ => (CheckStatus::L4Con, error.to_string()),
-    }
+    ProbeResult { duration: started.elapsed(), ..result }
 }
 
 #[cfg(test)]
@@ -53,14 +28,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-
-    fn block_on<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime")
-            .block_on(future)
-    }
+    use crate::health::probe::block_on;
 
     #[test]
     fn a_listening_server_is_l4ok() {
@@ -85,14 +53,5 @@ mod tests {
         let address = "192.0.2.1:80".parse().expect("an address");
         let result = block_on(tcp(address, Duration::ZERO));
         assert!(matches!(result.status, CheckStatus::L4Timeout | CheckStatus::L4Con), "{result:?}");
-    }
-
-    #[test]
-    fn a_lack_of_descriptors_says_nothing_about_the_server() {
-        let (status, detail) = classify(&io::Error::from_raw_os_error(libc::EMFILE));
-        assert_eq!(status, CheckStatus::SocketError);
-        assert!(detail.contains("LimitNOFILE"));
-        let (status, _) = classify(&io::Error::from_raw_os_error(libc::EHOSTUNREACH));
-        assert_eq!(status, CheckStatus::L4Con);
     }
 }

@@ -1,0 +1,136 @@
+//! Health checks: what is asked, what has to be answered, and how often.
+//!
+//! Values are compared and hashed whole: equal checks of one address are one probe.
+//!
+//! Must not know: sockets, thresholds' meaning, YAML.
+
+use std::hash::{Hash, Hasher};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, Uri};
+use regex::bytes::{Regex, RegexBuilder};
+use rustls::pki_types::ServerName;
+
+/// A health check with every default applied.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HealthCheck {
+    /// What is done.
+    pub kind: CheckKind,
+    /// Time from one probe's start to the next while the state is certain.
+    pub interval: Duration,
+    /// The same while the state is in doubt (keepalived delay_before_retry, haproxy fastinter).
+    pub retry_interval: Duration,
+    /// Time after which a probe without an answer has failed; it covers the whole probe.
+    pub timeout: Duration,
+    /// Successes in a row that bring a server up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+    /// Port to probe; `None` is the real server's own.
+    pub port: Option<u16>,
+    /// State before the first result.
+    pub starts_up: bool,
+    /// When changes of state are damped; `None` is never.
+    pub flap: Option<Flap>,
+}
+
+/// Kinds of health check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CheckKind {
+    /// An ICMP echo request is answered.
+    Ping,
+    /// A TCP connection is opened and closed.
+    Tcp,
+    /// A request over HTTP/1.1, or over HTTPS, gets the expected answer.
+    Http(Arc<HttpCheck>),
+}
+
+/// A check of type `http` or `https`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpCheck {
+    /// The method.
+    pub method: Method,
+    /// Path and query.
+    pub path: Uri,
+    /// The `Host` header; `None` is the probed address and port.
+    pub host: Option<HeaderValue>,
+    /// More headers, as they are written.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Status codes that pass.
+    pub status: Vec<RangeInclusive<u16>>,
+    /// What the body has to contain.
+    pub body: Option<Pattern>,
+    /// How TLS is spoken; `None` is `http`.
+    pub tls: Option<TlsCheck>,
+}
+
+impl HttpCheck {
+    /// Whether a status code passes.
+    pub fn accepts(&self, code: u16) -> bool {
+        self.status.iter().any(|range| range.contains(&code))
+    }
+}
+
+/// The TLS part of a check of type `https`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TlsCheck {
+    /// The name that is asked for (SNI) and that the certificate has to be for; `None` is the
+    /// probed address.
+    pub name: Option<ServerName<'static>>,
+    /// The certificate is verified: chain, dates and name. False accepts any certificate.
+    pub verify: bool,
+}
+
+/// When changes of state are damped: more than `changes` within `per` hold the target down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Flap {
+    /// Changes that are still taken.
+    pub changes: u32,
+    /// Within this time.
+    pub per: Duration,
+    /// For how long the target is held down.
+    pub hold: Duration,
+}
+
+/// A compiled regular expression; equal to another of the same text. Clones share the program.
+#[derive(Clone, Debug)]
+pub struct Pattern(Regex);
+
+impl Pattern {
+    /// Compiles a pattern (syntax of the `regex` crate: no look-around, no back-references).
+    ///
+    /// # Errors
+    /// The compiler's message, when it is none or too large.
+    pub fn new(text: &str) -> Result<Self, regex::Error> {
+        RegexBuilder::new(text).size_limit(MAX_PROGRAM).build().map(Self)
+    }
+
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Whether it is found in `bytes`, in time linear to their number.
+    pub fn is_match(&self, bytes: &[u8]) -> bool {
+        self.0.is_match(bytes)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Hash for Pattern {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+/// Bytes of a compiled pattern: far more than a check needs.
+const MAX_PROGRAM: usize = 1 << 20;
