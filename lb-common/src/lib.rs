@@ -3,7 +3,7 @@
 //! unit tests and in fuzzers unchanged.
 //!
 //! A packet's road: [`wire`] reads it, [`conn`] names its connection and its state, [`service`]
-//! describes where it may go, [`rewrite`] changes its headers, [`verdict`] says what became of it.
+//! describes where it may go and [`sched`] compares those places, [`rewrite`] changes its headers, [`verdict`] says what became of it.
 //!
 //! Must not know: BPF helpers, maps as objects, clocks, files, YAML.
 #![cfg_attr(not(test), no_std)]
@@ -16,6 +16,7 @@ pub mod hash;
 pub mod key;
 pub mod pod;
 pub mod rewrite;
+pub mod sched;
 pub mod service;
 pub mod state;
 pub mod verdict;

@@ -9,6 +9,7 @@ mod health;
 mod itself;
 mod life;
 mod passing;
+mod schedulers;
 mod scheduling;
 mod stage;
 mod transfers;

@@ -25,7 +25,8 @@ const TABLES: [Table; 2] = [
         folder: "lb-user/src/",
         floors: &[
             &["model"],
-            &["config", "sched"],
+            &["sched"],
+            &["config"],
             &["plan", "health::fsm", "health::report"],
             &["dataplane", "health", "health::probe", "health::runner", "netlink"],
             &["controller"],
@@ -42,6 +43,7 @@ const TABLES: [Table; 2] = [
             &["key"],
             &["wire"],
             &["conn", "rewrite", "service", "expire"],
+            &["sched"],
         ],
         peers: &[],
     },
