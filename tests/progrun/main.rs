@@ -14,6 +14,7 @@ mod fuzz;
 mod hammer;
 mod hashing;
 mod ipvs;
+mod ipvs_traces;
 mod least;
 mod least_oracle;
 mod lifetimes;
