@@ -3,8 +3,8 @@
 //! unit tests and in fuzzers unchanged.
 //!
 //! A packet's road: [`access`] may keep it out, [`wire`] reads it, [`conn`] names its connection and
-//! its state, [`service`] describes where it may go, [`rewrite`] changes its headers, [`verdict`]
-//! says what became of it.
+//! its state, [`service`] describes where it may go and [`sched`] compares those places, [`rewrite`]
+//! changes its headers, [`verdict`] says what became of it.
 //!
 //! Must not know: BPF helpers, maps as objects, clocks, files, YAML.
 #![cfg_attr(not(test), no_std)]
@@ -19,6 +19,7 @@ pub mod hash;
 pub mod key;
 pub mod pod;
 pub mod rewrite;
+pub mod sched;
 pub mod service;
 pub mod state;
 pub mod verdict;

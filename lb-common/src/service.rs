@@ -60,18 +60,28 @@ pod! {
         pub scheduler: u32,
         /// Timeout profile.
         pub timeouts: u32,
-        /// What the scheduler chooses from: rr and wrr slots now; members or hash slots later.
+        /// What the scheduler chooses from: the ring of rr and wrr, the members of lc and wlc;
+        /// empty for sh and mh.
         pub slots: Region,
-        /// The Maglev table: the stateless fallback, and the whole of `mh`.
+        /// The Maglev table: the stateless fallback, and the whole of sh and mh.
         pub maglev: Region,
     }
 }
 
 /// The flow hash counts the client's port, not its address alone.
 pub const SERVICE_HASH_PORT: u32 = 1;
+/// A flow whose hashed server takes no new connections goes to another one (IPVS's `sh-fallback`
+/// and `mh-fallback`). Set for every scheduler that does not hash by itself.
+pub const SERVICE_HASH_FALLBACK: u32 = 2;
 
 /// The next slot in turn: rr and wrr differ only in how their tables are filled.
 pub const SCHEDULER_RING: u32 = 0;
+/// The member with the fewest connections (lc).
+pub const SCHEDULER_LC: u32 = 1;
+/// The member with the fewest connections for its weight (wlc).
+pub const SCHEDULER_WLC: u32 = 2;
+/// By the flow's hash in the Maglev table: sh and mh.
+pub const SCHEDULER_HASH: u32 = 3;
 
 pod! {
     /// A real server of one service, by index.
@@ -94,7 +104,11 @@ pod! {
         /// `METHOD_*`.
         pub method: u8,
         /// Zero.
-        pub pad: [u8; 7],
+        pub pad: u8,
+        /// Zero.
+        pub mtu: u16,
+        /// Effective weight; 0 takes no new connections.
+        pub weight: u32,
     }
 }
 

@@ -71,17 +71,17 @@ pub fn admit<K: Table>(
         return fallback(service, packet, Counter::Flood);
     }
     let scheduled = !tcp || packet.tcp_flags & (flags::SYN | flags::ACK) == flags::SYN;
-    for attempt in 0..NAT_ATTEMPTS {
-        let chosen = if scheduled {
-            schedule::next_in_ring(service)
+    let mut tried = schedule::UNTRIED;
+    for _ in 0..NAT_ATTEMPTS {
+        let index = if scheduled {
+            schedule::for_new(service, &packet.key, &tried)
         } else {
-            schedule::by_hash(service, &packet.key, attempt)
-        };
-        let Some(index) = chosen else {
-            return drop(Counter::NoRealServer);
+            schedule::for_known(service, &packet.key, &tried)
         };
         let Some(server) = maps::REAL_SERVERS.get(index) else {
-            return drop(Counter::NoRealServer);
+            // No other server is left, or there was none.
+            let none = tried[0] == schedule::NONE;
+            return drop(if none { Counter::NoRealServer } else { Counter::NatTupleInUse });
         };
         let nat = server.method == METHOD_NAT;
         let new = New {
@@ -101,7 +101,7 @@ pub fn admit<K: Table>(
                 }
                 return Ok(Admitted { index, is_new: true });
             }
-            conntrack::TUPLE_IN_USE => {}
+            conntrack::TUPLE_IN_USE => tried = [index, tried[0], tried[1]],
             errno => return refused(service, packet, errno),
         }
     }
@@ -154,12 +154,12 @@ fn fallback<K: Table>(
     packet: &Packet<K>,
     counter: Counter,
 ) -> Result<Admitted, u32> {
-    match schedule::by_hash(service, &packet.key, 0) {
-        Some(index) => {
+    match schedule::by_hash(service, &packet.key, &schedule::UNTRIED) {
+        schedule::NONE => drop(Counter::NoRealServer),
+        index => {
             stats::count(counter);
             Ok(Admitted { index, is_new: false })
         }
-        None => drop(Counter::NoRealServer),
     }
 }
 

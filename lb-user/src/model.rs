@@ -126,6 +126,8 @@ pub struct VirtualService {
     pub listen: Vec<Listen>,
     /// How a new connection chooses its real server.
     pub scheduler: Scheduler,
+    /// How sh and mh hash.
+    pub hash: Hash,
     /// How packets reach the real server.
     pub forwarding: ForwardingMethod,
     /// What becomes of a real server's connections when its check fails.
@@ -161,6 +163,42 @@ pub enum Scheduler {
     Rr,
     /// Round robin in proportion to the weights.
     Wrr,
+    /// The real server with the fewest connections.
+    Lc,
+    /// The real server with the fewest connections for its weight.
+    Wlc,
+    /// By a hash of the source.
+    Sh,
+    /// By a hash of the source in a Maglev table.
+    Mh,
+}
+
+impl Scheduler {
+    /// Its name, ipvsadm's.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rr => "rr",
+            Self::Wrr => "wrr",
+            Self::Lc => "lc",
+            Self::Wlc => "wlc",
+            Self::Sh => "sh",
+            Self::Mh => "mh",
+        }
+    }
+
+    /// Whether a flow's server follows from its source alone.
+    pub const fn hashes(self) -> bool {
+        matches!(self, Self::Sh | Self::Mh)
+    }
+}
+
+/// Options of sh and mh (ipvsadm's `-b sh-port,sh-fallback`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hash {
+    /// The source's port counts as well as its address.
+    pub port: bool,
+    /// A flow whose server takes no new connections goes to another one; otherwise it is dropped.
+    pub fallback: bool,
 }
 
 /// How packets reach a real server.

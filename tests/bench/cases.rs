@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use harness::bpf::Kind;
 use harness::bpf::{Map, Run};
-use lb_common::service::{METHOD_DR, METHOD_NAT};
+use lb_common::service::{METHOD_DR, METHOD_NAT, SCHEDULER_RING, SCHEDULER_WLC};
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::asm::{self, FRAME_AT, FRESH, Rotation, STATE};
@@ -20,6 +20,8 @@ pub(crate) enum What {
     Datagram(u32),
     /// The first packet of a connection, each time of another.
     Syn,
+    /// The same, by wlc among this many servers.
+    Least(u16),
     /// A packet that no service listens to.
     Foreign,
 }
@@ -59,6 +61,10 @@ pub(crate) fn all(rig: &mut Rig) -> Result<Vec<Case>> {
                 cases.push(Case::new(rig, method, v6, what, listen)?);
             }
         }
+        for servers in [10, 256].into_iter().filter(|_| method == METHOD_DR) {
+            let listen = vip(false, 2000 + servers);
+            cases.push(Case::new(rig, method, false, What::Least(servers), listen)?);
+        }
     }
     Ok(cases)
 }
@@ -72,13 +78,18 @@ impl Case {
         listen: (std::net::IpAddr, u16),
     ) -> Result<Self> {
         let protocol = if matches!(what, What::Datagram(_)) { UDP } else { TCP };
-        let mut wanted = Wanted::new(method, protocol, listen, &servers(v6, 4, listen.1));
+        let (count, scheduler) = match what {
+            What::Least(servers) => (servers, SCHEDULER_WLC),
+            _ => (4, SCHEDULER_RING),
+        };
+        let mut wanted = Wanted::new(method, protocol, listen, &servers(v6, count, listen.1));
+        wanted.scheduler = scheduler;
         wanted.egress = LOOPBACK;
         let service = rig.install(&wanted)?;
         let (port, address) = if v6 { (14 + 40, 14 + 22) } else { (14 + 20, 14 + 14) };
         let flows = match what {
             What::Ack(flows) | What::Datagram(flows) => flows,
-            What::Syn => 1 << 30,
+            What::Syn | What::Least(_) => 1 << 30,
             What::Foreign => MANY,
         };
         let rotation = Rotation { port, address, flows };
@@ -109,7 +120,7 @@ impl Case {
         match self.what {
             What::Ack(_) => self.service.request(L4::Tcp(flag::ACK), who),
             What::Datagram(_) => self.service.request(L4::Udp, who),
-            What::Syn => self.service.request(L4::Tcp(flag::SYN), who),
+            What::Syn | What::Least(_) => self.service.request(L4::Tcp(flag::SYN), who),
             What::Foreign => {
                 let elsewhere = if self.v6 { "[2001:db8:99::1]:443" } else { "192.0.2.99:443" };
                 let mut frame = self.service.request(L4::Tcp(flag::ACK), who);
@@ -166,7 +177,7 @@ impl Case {
                 self.load(&self.frame())?;
                 run.on(self.director.as_fd(), &self.packet(), &mut output)?;
             }
-            What::Syn | What::Foreign => self.load(&self.frame())?,
+            What::Syn | What::Least(_) | What::Foreign => self.load(&self.frame())?,
         }
         Ok(())
     }
@@ -198,6 +209,9 @@ impl Case {
                 if flows == 1 { "" } else { "s" }
             ),
             What::Syn => format!("{method} {family} new connection"),
+            What::Least(servers) => {
+                format!("{method} {family} new connection, wlc of {servers}")
+            }
             What::Foreign => format!("{family} not ours"),
         }
     }
@@ -207,6 +221,7 @@ impl Case {
         match (self.what, self.method) {
             (What::Foreign, _) => 2.0,
             (What::Syn, _) => 8.0,
+            (What::Least(servers), _) => 8.0 + f64::from(servers) / 2.0,
             (_, METHOD_NAT) => 4.0,
             _ => 3.5,
         }

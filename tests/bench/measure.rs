@@ -38,7 +38,7 @@ pub(crate) fn packets(rounds: usize, runs: u32, json: bool) {
                 if round > 0 {
                     times.push((floor, own));
                 }
-                if case.what == What::Syn {
+                if matches!(case.what, What::Syn | What::Least(_)) {
                     forget(rig, case, &mut sweeper)?;
                 }
             }

@@ -31,8 +31,10 @@ pub struct Service {
     pub name: String,
     /// `listen`.
     pub listen: String,
-    /// `scheduler`.
+    /// `scheduler`; absent when empty.
     pub scheduler: String,
+    /// `hash`, as written between the braces; absent when empty.
+    pub hash: String,
     /// `forwarding`.
     pub forwarding: String,
     /// `health_check`, as written; absent when empty.
@@ -89,6 +91,7 @@ impl Service {
             name: name.into(),
             listen: format!("{}/{protocol}", endpoint(address, port)),
             scheduler: "rr".into(),
+            hash: String::new(),
             forwarding: forwarding.into(),
             health_check: String::new(),
             on_failure: String::new(),
@@ -189,7 +192,12 @@ impl Service {
     fn write(&self, text: &mut String) {
         let _ = writeln!(text, "  - name: {}", self.name);
         let _ = writeln!(text, "    listen: \"{}\"", self.listen);
-        let _ = writeln!(text, "    scheduler: {}", self.scheduler);
+        if !self.scheduler.is_empty() {
+            let _ = writeln!(text, "    scheduler: {}", self.scheduler);
+        }
+        if !self.hash.is_empty() {
+            let _ = writeln!(text, "    hash: {{{}}}", self.hash);
+        }
         let _ = writeln!(text, "    forwarding: {}", self.forwarding);
         if !self.health_check.is_empty() {
             let _ = writeln!(text, "    health_check: {}", self.health_check);

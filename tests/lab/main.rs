@@ -13,6 +13,7 @@ mod metrics;
 mod passing;
 mod probes;
 mod real_servers;
+mod schedulers;
 mod scheduling;
 mod stage;
 mod transfers;

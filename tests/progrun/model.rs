@@ -156,11 +156,19 @@ impl Model {
             return Fate::Drop("rst_without_connection");
         }
         let scheduled = !tcp || flags & (flag::SYN | flag::ACK) == flag::SYN;
-        for attempt in 0..4 {
-            let server =
-                if scheduled { self.turn(service) } else { self.by_hash(service, client, attempt) };
+        let mut tried = Vec::new();
+        for _ in 0..4 {
+            let next = if scheduled {
+                Some(self.turn(service))
+            } else {
+                self.by_hash(service, client, &tried)
+            };
+            let Some(server) = next else {
+                break;
+            };
             let tuple = self.tuple(service, server, client);
             if self.is_nat(service) && !self.make_room(tuple) {
+                tried.push(server);
                 continue;
             }
             self.ids += 1;
@@ -313,9 +321,12 @@ impl Model {
         ring[(self.turns[service] - 1) as usize % ring.len()]
     }
 
-    fn by_hash(&self, service: usize, (ip, port): End, attempt: u64) -> usize {
+    /// The client's slot, and those after it while a server was tried.
+    fn by_hash(&self, service: usize, (ip, port): End, tried: &[usize]) -> Option<usize> {
         let maglev = &self.services[service].wanted.maglev;
-        let hash = hash::address(hash::FLOW_SEED.wrapping_add(attempt), &address(ip), port);
-        maglev[hash::slot(hash, maglev.len() as u32) as usize]
+        let first =
+            hash::slot(hash::address(hash::FLOW_SEED, &address(ip), port), maglev.len() as u32);
+        let from = maglev.iter().cycle().skip(first as usize).take(maglev.len());
+        from.copied().find(|server| !tried.contains(server))
     }
 }

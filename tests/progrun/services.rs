@@ -11,7 +11,7 @@ use anyhow::Result;
 use lb_common::hash;
 use lb_common::service::{
     METHOD_DR, METHOD_NAT, RS_NEXT_HOP, RS_VALID, RealServer, Region, SCHEDULER_RING,
-    SERVICE_HASH_PORT, ServiceEntry, ServiceKey,
+    SERVICE_HASH_FALLBACK, SERVICE_HASH_PORT, ServiceEntry, ServiceKey,
 };
 use lb_common::wire::{Link, TAGS_PROVIDER};
 use lb_user::plan::MapOp;
@@ -26,12 +26,19 @@ pub(crate) struct Wanted {
     pub(crate) protocol: u8,
     pub(crate) method: u8,
     pub(crate) servers: Vec<End>,
-    /// Positions in `servers`, in the order in which new connections get them.
+    /// Their weights.
+    pub(crate) weights: Vec<u32>,
+    /// `SCHEDULER_*`.
+    pub(crate) scheduler: u32,
+    /// Positions in `servers`, in the order in which new connections get them; or the members of
+    /// lc and wlc.
     pub(crate) ring: Vec<usize>,
     /// The same by hash.
     pub(crate) maglev: Vec<usize>,
     pub(crate) profile: u32,
     pub(crate) hash_port: bool,
+    /// Flows whose hashed server takes no new connections go to another one.
+    pub(crate) hash_fallback: bool,
     /// Tags of frames to the real servers.
     pub(crate) tags: Vec<(u16, u16)>,
     /// The interface that the servers are behind.
@@ -49,10 +56,13 @@ impl Wanted {
             protocol,
             method,
             servers: servers.to_vec(),
+            weights: vec![1; servers.len()],
+            scheduler: SCHEDULER_RING,
             ring: all.clone(),
             maglev: all,
             profile: 0,
             hash_port: true,
+            hash_fallback: true,
             tags: Vec::new(),
             egress: SERVER_SIDE,
             next_hop: true,
@@ -76,17 +86,18 @@ impl Rig {
         let id = self.next_service();
         let mut index = Vec::new();
         let mut elements = Vec::new();
-        for end in &wanted.servers {
+        for (end, weight) in wanted.servers.iter().zip(&wanted.weights) {
             let at = self.next_server();
-            let value = element(wanted, id, at, *end);
+            let value = RealServer { weight: *weight, ..element(wanted, id, at, *end) };
             self.apply(&MapOp::SetRealServer { index: at, value })?;
             index.push(at);
             elements.push(value);
         }
         let entry = ServiceEntry {
             id,
-            flags: if wanted.hash_port { SERVICE_HASH_PORT } else { 0 },
-            scheduler: SCHEDULER_RING,
+            flags: if wanted.hash_port { SERVICE_HASH_PORT } else { 0 }
+                | if wanted.hash_fallback { SERVICE_HASH_FALLBACK } else { 0 },
+            scheduler: wanted.scheduler,
             timeouts: wanted.profile,
             slots: self.region(&wanted.ring, &index)?,
             maglev: self.region(&wanted.maglev, &index)?,
@@ -139,6 +150,18 @@ impl Rig {
         self.apply(&MapOp::SetRealServer { index, value })
     }
 
+    /// Gives a real server another weight.
+    pub(crate) fn set_weight(
+        &mut self,
+        service: &mut Installed,
+        server: usize,
+        weight: u32,
+    ) -> Result<()> {
+        service.elements[server].weight = weight;
+        let (index, value) = (service.index[server], service.elements[server]);
+        self.apply(&MapOp::SetRealServer { index, value })
+    }
+
     fn region(&mut self, places: &[usize], index: &[u32]) -> Result<Region> {
         let base = self.next_slots(places.len() as u32);
         let slots: Vec<u32> = places.iter().map(|&place| index[place]).collect();
@@ -172,7 +195,7 @@ fn element(wanted: &Wanted, service: u32, index: u32, end: End) -> RealServer {
         timeouts: wanted.profile,
         next_hop: if wanted.next_hop { next_hop } else { Link::zeroed() },
         method: wanted.method,
-        pad: [0; 7],
+        ..RealServer::zeroed()
     }
 }
 
@@ -251,8 +274,10 @@ pub(crate) fn vip(v6: bool, port: u16) -> End {
 
 /// The first `count` real servers of a family.
 pub(crate) fn servers(v6: bool, count: u16, port: u16) -> Vec<End> {
-    let name =
-        |n| if v6 { format!("[2001:db8:5::{n}]:{port}") } else { format!("10.5.0.{n}:{port}") };
+    let name = |n: u16| match v6 {
+        true => format!("[2001:db8:5::{n}]:{port}"),
+        false => format!("10.5.{}.{}:{port}", n >> 8, n & 0xff),
+    };
     (1..=count).map(|n| end(&name(n))).collect()
 }
 

@@ -251,7 +251,8 @@ fn known_halves(model: &Model) -> Vec<Frame> {
     frames
 }
 
-fn propose(rig: &mut Rig, frame: &Frame) -> Result<()> {
+/// Proposes a frame's connection to the expire program.
+pub(crate) fn propose(rig: &mut Rig, frame: &Frame) -> Result<()> {
     let head = |family| bytes_of(&BatchHead { count: 1, family, pad: [0; 2] }).to_vec();
     let data = match conn_key(frame) {
         Key::V4(key) => [head(4), bytes_of(&key).to_vec()].concat(),

@@ -83,8 +83,15 @@ const fn later(name: &'static str, inside: Inside) -> Key {
 
 pub(super) static SCHEDULERS: Words<model::Scheduler> = Words {
     what: "scheduler",
-    built: &[("rr", model::Scheduler::Rr), ("wrr", model::Scheduler::Wrr)],
-    later: &["lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"],
+    built: &[
+        ("rr", model::Scheduler::Rr),
+        ("wrr", model::Scheduler::Wrr),
+        ("lc", model::Scheduler::Lc),
+        ("wlc", model::Scheduler::Wlc),
+        ("sh", model::Scheduler::Sh),
+        ("mh", model::Scheduler::Mh),
+    ],
+    later: &["lblc", "lblcr", "dh", "sed", "nq", "fo", "ovf", "twos"],
 };
 pub(super) static FORWARDING: Words<model::ForwardingMethod> = Words {
     what: "forwarding method",
@@ -223,7 +230,7 @@ static VIRTUAL_SERVICE: &[Key] = &[
     built("health_check", Map(HEALTH_CHECK)),
     built("on_failure", Value),
     later("reset_on_removal", Value),
-    later("hash", Map(&[later("port", Value), later("fallback", Value)])),
+    built("hash", Map(&[built("port", Value), built("fallback", Value)])),
     later("timeouts", Map(&[later("tcp", Value)])),
     later("slow_start", Value),
     later("notify", Map(&[later("up", Value), later("down", Value), later("email", Value)])),

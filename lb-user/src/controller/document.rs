@@ -74,6 +74,9 @@ pub struct VirtualService {
     pub listen: Vec<String>,
     /// ipvsadm's name of the scheduler.
     pub scheduler: String,
+    /// ipvsadm's names of its options: `sh-port`, `sh-fallback`, `mh-port`, `mh-fallback`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scheduler_flags: Vec<String>,
     /// `dr`, `nat`, `fullnat` or `tunnel`.
     pub forwarding: String,
     /// `up` while a real server takes new connections, else `down`.

@@ -54,6 +54,9 @@ pub struct Effective {
     pub weight: u32,
     /// Its state.
     pub state: ServerState,
+    /// It keeps its place in tables that do not follow the effective weight (sh, mh): it is in the
+    /// pool, though it may take no new connections now.
+    pub in_pool: bool,
     /// Its open connections are expired, so that clients are told.
     pub expire_connections: bool,
 }
@@ -74,19 +77,22 @@ pub fn effective(
     health: Option<Health>,
     admin: AdminState,
 ) -> Effective {
-    let quiet = |state| Effective { weight: 0, state, expire_connections: false };
+    let quiet = |state| Effective { weight: 0, state, in_pool: true, expire_connections: false };
     if server.disabled || admin == AdminState::Disabled {
-        return quiet(ServerState::Disabled);
+        return Effective { in_pool: false, ..quiet(ServerState::Disabled) };
     }
     if let Some(Health { state: HealthState::Down, failed }) = health {
-        let expire_connections = failed && on_failure == OnFailure::Remove;
-        return Effective { expire_connections, ..quiet(ServerState::Down) };
+        // Whether it was up before does not count for its place: two directors of which one has
+        // just started have the same tables.
+        let removed = on_failure == OnFailure::Remove;
+        let expire_connections = failed && removed;
+        return Effective { in_pool: !removed, expire_connections, ..quiet(ServerState::Down) };
     }
     if server.weight == 0 || admin == AdminState::Drain {
         return quiet(ServerState::Drain);
     }
     let state = if health.is_some() { ServerState::Up } else { ServerState::Unchecked };
-    Effective { weight: server.weight, state, expire_connections: false }
+    Effective { weight: server.weight, state, in_pool: true, expire_connections: false }
 }
 
 #[cfg(test)]
@@ -123,6 +129,26 @@ mod tests {
         check(3, false, DOWN, Drain, (0, "down"));
         check(3, false, UP, Disabled, (0, "disabled"));
         check(3, true, DOWN, Ready, (0, "disabled"));
+    }
+
+    #[test]
+    fn a_removed_or_disabled_server_leaves_the_pool_and_a_quiet_one_does_not() {
+        use AdminState::{Disabled, Drain, Ready};
+        let never_up = Some(Health { state: HealthState::Down, failed: false });
+        for (health, on_failure, admin, in_pool) in [
+            (UP, OnFailure::Remove, Ready, true),
+            (None, OnFailure::Remove, Drain, true),
+            (DOWN, OnFailure::Quiesce, Ready, true),
+            (DOWN, OnFailure::Remove, Ready, false),
+            (never_up, OnFailure::Remove, Ready, false),
+            (UP, OnFailure::Quiesce, Disabled, false),
+        ] {
+            let address = "10.0.0.1".parse().expect("an address");
+            let server =
+                RealServer { address, port: 80, weight: 1, disabled: false, health_check: None };
+            let found = effective(&server, on_failure, health, admin);
+            assert_eq!(found.in_pool, in_pool, "{health:?} {on_failure:?} {admin:?}");
+        }
     }
 
     #[test]

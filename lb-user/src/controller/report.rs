@@ -21,7 +21,7 @@ use crate::dataplane::bpf::Clock;
 use crate::dataplane::listing::{Row, ip};
 use crate::health::{CheckStatus, HealthState, Observation, Target};
 use crate::metrics::Reloads;
-use crate::model::{self, Director, ForwardingMethod, Protocol, Scheduler};
+use crate::model::{self, Director, ForwardingMethod, Protocol};
 
 /// What documents are made from.
 pub struct Source<'a> {
@@ -87,7 +87,8 @@ impl Source<'_> {
         Ok(VirtualService {
             name: service.name.clone(),
             listen: service.listen.iter().map(listen).collect(),
-            scheduler: scheduler(service.scheduler).to_owned(),
+            scheduler: service.scheduler.name().to_owned(),
+            scheduler_flags: scheduler_flags(service),
             forwarding: forwarding(service.forwarding).to_owned(),
             state: if up { "up" } else { "down" }.to_owned(),
             connections: traffic.connections,
@@ -305,11 +306,13 @@ fn listen(listen: &model::Listen) -> String {
     format!("{}/{protocol}", SocketAddr::new(listen.address, listen.port))
 }
 
-fn scheduler(scheduler: Scheduler) -> &'static str {
-    match scheduler {
-        Scheduler::Rr => "rr",
-        Scheduler::Wrr => "wrr",
-    }
+/// As ipvsadm shows them: `sh-port`, `sh-fallback`.
+fn scheduler_flags(service: &model::VirtualService) -> Vec<String> {
+    let model::Hash { port, fallback } = service.hash;
+    let name = service.scheduler.name();
+    let flags = [(port, "port"), (fallback, "fallback")].into_iter();
+    let set = flags.filter(|(set, _)| *set && service.scheduler.hashes());
+    set.map(|(_, flag)| format!("{name}-{flag}")).collect()
 }
 
 fn forwarding(method: ForwardingMethod) -> &'static str {

@@ -13,7 +13,7 @@ use lb_common::conn::{State, Timeouts};
 use lb_common::pod::{Address, mapped};
 use lb_common::service::{
     CONFIG_ALLOW_ONLY, CONFIG_REPLY_ROUTE, INTERFACE_DOWN, Interface, METHOD_DR, METHOD_NAT,
-    ServiceKey,
+    SERVICE_HASH_FALLBACK, SERVICE_HASH_PORT, ServiceKey,
 };
 use lb_common::wire::{self, Link};
 
@@ -22,7 +22,8 @@ use crate::controller::effective::{AdminState, Effective, Health, effective};
 use crate::controller::routes::Routes;
 use crate::health::Target;
 use crate::model::{
-    Dataplane, Director, ForwardingMethod, Listen, Protocol, RealServer, Replies, VirtualService,
+    Dataplane, Director, ForwardingMethod, Hash, Listen, Protocol, RealServer, Replies,
+    VirtualService,
 };
 use crate::netlink::NextHop;
 use crate::plan::{Settings, Wanted, WantedServer, WantedService};
@@ -84,10 +85,20 @@ fn service(service: &VirtualService, world: &World<'_>) -> WantedService {
             ForwardingMethod::Dr => METHOD_DR,
             ForwardingMethod::Nat => METHOD_NAT,
         },
-        flags: 0,
+        flags: hash_flags(service),
         timeouts: 0,
         servers: service.real_servers.iter().map(|rs| server(service, rs, world)).collect(),
     }
+}
+
+/// What the file says of hashing; it counts for the schedulers that hash.
+fn hash_flags(service: &VirtualService) -> u32 {
+    let Hash { port, fallback } = service.hash;
+    if !service.scheduler.hashes() {
+        return 0;
+    }
+    let flag = |set, flag| if set { flag } else { 0 };
+    flag(port, SERVICE_HASH_PORT) | flag(fallback, SERVICE_HASH_FALLBACK)
 }
 
 fn server(service: &VirtualService, server: &RealServer, world: &World<'_>) -> WantedServer {
@@ -97,6 +108,7 @@ fn server(service: &VirtualService, server: &RealServer, world: &World<'_>) -> W
         address: address(server.address),
         port: server.port,
         weight: if waits { 0 } else { effective.weight },
+        place: effective.in_pool.then_some(server.weight),
         configured: true,
         next_hop: world.routes.hops.get(&server.address).map(link),
         expire: effective.expire_connections,
@@ -208,6 +220,7 @@ mod tests {
                     protocol: Protocol::Tcp,
                 }],
                 scheduler: Scheduler::Rr,
+                hash: Hash::default(),
                 forwarding: ForwardingMethod::Nat,
                 on_failure,
                 real_servers: vec![RealServer {
@@ -280,6 +293,38 @@ mod tests {
         let checked = director(Some(tcp_check()), OnFailure::Remove);
         let first = compiled(&checked, Some(HealthState::Down), false, false);
         assert_eq!((first.weight, first.expire), (0, false));
+    }
+
+    #[test]
+    fn a_removed_server_leaves_its_place_and_a_quiesced_one_keeps_it() {
+        for (on_failure, place) in [(OnFailure::Remove, None), (OnFailure::Quiesce, Some(3))] {
+            let checked = director(Some(tcp_check()), on_failure);
+            let up = compiled(&checked, Some(HealthState::Up), false, false);
+            assert_eq!((up.weight, up.place), (3, Some(3)));
+            for failed in [false, true] {
+                let down = compiled(&checked, Some(HealthState::Down), failed, false);
+                assert_eq!((down.weight, down.place), (0, place), "{on_failure:?}");
+            }
+        }
+        let waiting = compiled(&director(None, OnFailure::Remove), None, false, true);
+        assert_eq!((waiting.weight, waiting.place), (0, Some(3)));
+    }
+
+    #[test]
+    fn hash_options_count_for_schedulers_that_hash() {
+        let mut director = director(None, OnFailure::Remove);
+        let service = &mut director.virtual_services[0];
+        service.hash = Hash { port: true, fallback: true };
+        for (scheduler, flags) in [
+            (Scheduler::Wlc, 0),
+            (Scheduler::Sh, SERVICE_HASH_PORT | SERVICE_HASH_FALLBACK),
+            (Scheduler::Mh, SERVICE_HASH_PORT | SERVICE_HASH_FALLBACK),
+        ] {
+            service.scheduler = scheduler;
+            assert_eq!(hash_flags(service), flags, "{scheduler:?}");
+        }
+        service.hash.fallback = false;
+        assert_eq!(hash_flags(service), SERVICE_HASH_PORT);
     }
 
     #[test]

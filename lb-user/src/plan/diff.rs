@@ -7,12 +7,13 @@
 
 mod free;
 mod leaving;
+mod scheduler;
 
 use std::collections::{BTreeSet, HashSet};
 
 use lb_common::service::{
-    Interface, METHOD_NAT, RS_EXPIRED, RS_NEXT_HOP, RS_VALID, RealServer, Region, SCHEDULER_RING,
-    SERVICE_HASH_PORT, ServiceEntry, ServiceKey,
+    Interface, METHOD_NAT, RS_EXPIRED, RS_NEXT_HOP, RS_VALID, RealServer, Region, ServiceEntry,
+    ServiceKey,
 };
 use lb_common::wire::Link;
 
@@ -24,9 +25,7 @@ use super::{
     Cached, Changes, Owner, Plan, PlanError, Planner, Regions, TableInputs, Wanted, WantedServer,
     WantedService, listen_name, next_generation, reach, socket_address,
 };
-use crate::model::Scheduler;
 use crate::sched::maglev::{self, Identity};
-use crate::sched::ring;
 
 /// A service and its first listen key.
 type Keyed<'a> = (ServiceKey, &'a WantedService);
@@ -192,13 +191,13 @@ impl<'a> Draft<'a> {
         let (id, old) = self.id(service)?;
         let (indices, members) = self.servers(id, service)?;
         let configured = service.servers.iter().filter(|server| server.configured).count();
-        let size = maglev::size(configured);
+        let size = maglev::size(configured, scheduler::purpose(service.scheduler));
         let inputs = TableInputs { scheduler: service.scheduler, size, members };
         let (slots, maglev) = self.tables(first, &inputs, old)?;
         let value = ServiceEntry {
             id,
-            flags: service.flags | SERVICE_HASH_PORT,
-            scheduler: SCHEDULER_RING,
+            flags: service.flags | scheduler::flags(service.scheduler),
+            scheduler: scheduler::id(service.scheduler),
             timeouts: service.timeouts,
             slots,
             maglev,
@@ -247,7 +246,7 @@ impl<'a> Draft<'a> {
         let mut seen = HashSet::with_capacity(service.servers.len());
         let name = || service.listen.first().map(listen_name).unwrap_or_default();
         for server in &service.servers {
-            let WantedServer { address, port, weight, .. } = *server;
+            let WantedServer { address, port, .. } = *server;
             let identity = Identity { address, port };
             if !seen.insert(identity) {
                 let server = socket_address(&address, port);
@@ -276,9 +275,8 @@ impl<'a> Draft<'a> {
             };
             self.used.insert(index);
             indices.push(index);
-            if weight > 0 {
-                members.push(maglev::Server { identity, weight, index });
-            }
+            let share = scheduler::share(service.scheduler, server);
+            members.extend(share.map(|weight| maglev::Server { identity, weight, index }));
         }
         Ok((indices, members))
     }
@@ -317,13 +315,9 @@ impl<'a> Draft<'a> {
         {
             return Ok((old.slots, old.maglev));
         }
-        let kind = match inputs.scheduler {
-            Scheduler::Rr => ring::Kind::Rr,
-            Scheduler::Wrr => ring::Kind::Wrr,
-        };
         let weights: Vec<(u32, u32)> =
             inputs.members.iter().map(|member| (member.index, member.weight)).collect();
-        let slots = ring::build(&weights, kind);
+        let slots = scheduler::table(inputs.scheduler, &weights);
         let slots = self.place(first, slots, old.map(|old| old.slots))?;
         let maglev = maglev::build(&inputs.members, inputs.size);
         let maglev = self.place(first, maglev, old.map(|old| old.maglev))?;
@@ -380,6 +374,7 @@ fn element(owner: Owner, generation: u16, timeouts: u32, server: &WantedServer) 
         service: owner.service,
         timeouts,
         method: owner.method,
+        weight: server.weight,
         ..RealServer::zeroed()
     };
     with_hop(value, server.next_hop)

@@ -6,6 +6,7 @@ mod adoption;
 mod checker;
 mod histories;
 mod rules;
+mod schedulers;
 
 use std::collections::BTreeSet;
 
@@ -43,6 +44,7 @@ fn server(number: u8, weight: u32) -> WantedServer {
         address: address(number),
         port: 80,
         weight,
+        place: Some(weight),
         configured: true,
         next_hop: None,
         expire: false,
@@ -69,11 +71,13 @@ fn indices(numbers: &[u32]) -> BTreeSet<u32> {
 }
 
 fn any_server() -> impl Strategy<Value = WantedServer> {
-    (0u8..6, 0u32..4, prop::option::of(0u8..3), prop::bool::weighted(0.2)).prop_map(
-        |(number, weight, hop, expire)| WantedServer {
+    let quiet = prop::bool::weighted(0.2);
+    (0u8..6, 0u32..4, prop::option::of(0u8..3), prop::bool::weighted(0.2), quiet).prop_map(
+        |(number, weight, hop, expire, quiet)| WantedServer {
             next_hop: hop.map(link),
             expire,
-            weight: if expire { 0 } else { weight },
+            weight: if expire || quiet { 0 } else { weight },
+            place: (!expire).then_some(weight),
             ..server(number, weight)
         },
     )
@@ -81,7 +85,14 @@ fn any_server() -> impl Strategy<Value = WantedServer> {
 
 fn any_service() -> impl Strategy<Value = WantedService> {
     let servers = prop::collection::vec(any_server(), 0..5);
-    let scheduler = prop::sample::select(vec![Scheduler::Rr, Scheduler::Wrr]);
+    let scheduler = prop::sample::select(vec![
+        Scheduler::Rr,
+        Scheduler::Wrr,
+        Scheduler::Lc,
+        Scheduler::Wlc,
+        Scheduler::Sh,
+        Scheduler::Mh,
+    ]);
     let method = prop::sample::select(vec![METHOD_DR, METHOD_DR, METHOD_NAT]);
     (servers, scheduler, method, 0u32..2).prop_map(|(mut servers, scheduler, method, timeouts)| {
         let mut seen = BTreeSet::new();

@@ -61,6 +61,9 @@ pub struct WantedServer {
     pub port: u16,
     /// Effective weight; 0 gets no new connections and keeps those it has.
     pub weight: u32,
+    /// Its weight in tables that do not follow the effective one: the configured weight as long as
+    /// it has its place there, healthy or not; `None` when it is out.
+    pub place: Option<u32>,
     /// Whether it counts for the size of the Maglev table. True for every server of the file,
     /// healthy or not: the size must not follow health.
     pub configured: bool,

@@ -32,9 +32,24 @@ pub struct Server {
 /// Table sizes: primes, so that every skip visits every slot.
 const SIZES: [u32; 10] = [251, 509, 1021, 2039, 4093, 8191, 16_381, 32_749, 65_521, 131_071];
 
-/// The smallest size with 100 slots for each of `configured` servers, or the largest.
-pub fn size(configured: usize) -> u32 {
-    let wanted = configured.saturating_mul(100);
+/// What a table is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Flows without an entry, of a service whose scheduler does not hash: shares to about 1 %.
+    Fallback,
+    /// Every flow of sh and mh: fine enough that a server that leaves moves less than a hundredth
+    /// of the others' flows, where 100 slots each would move three.
+    Scheduler,
+}
+
+/// The smallest size with 100 slots for each of `configured` servers (800 for a scheduler), or the
+/// largest.
+pub fn size(configured: usize, purpose: Use) -> u32 {
+    let slots = match purpose {
+        Use::Fallback => 100,
+        Use::Scheduler => 800,
+    };
+    let wanted = configured.saturating_mul(slots);
     SIZES.into_iter().find(|size| *size as usize >= wanted).unwrap_or(131_071)
 }
 
@@ -130,7 +145,12 @@ mod tests {
         for (configured, expected) in
             [(0, 251), (1, 251), (2, 251), (3, 509), (10, 1021), (1310, 131_071), (9999, 131_071)]
         {
-            assert_eq!(size(configured), expected, "{configured}");
+            assert_eq!(size(configured, Use::Fallback), expected, "{configured}");
+        }
+        for (configured, expected) in
+            [(0, 251), (1, 1021), (10, 8191), (11, 16_381), (999, 131_071)]
+        {
+            assert_eq!(size(configured, Use::Scheduler), expected, "{configured}");
         }
     }
 
@@ -166,7 +186,7 @@ mod tests {
             turn in 0usize..20,
         ) {
             let mut list = servers(&weights);
-            let size = size(list.len());
+            let size = size(list.len(), Use::Fallback);
             let table = build(&list, size);
             prop_assert_eq!(&table, &build(&list, size));
             let turn = turn % list.len();
@@ -190,7 +210,7 @@ mod tests {
         fn a_removed_server_moves_few_other_slots(count in 2u32..30, gone in 0u32..30) {
             let gone = gone % count;
             let list = servers(&vec![1; count as usize]);
-            let size = size(list.len());
+            let size = size(list.len(), Use::Fallback);
             let before = build(&list, size);
             let rest: Vec<_> = list.iter().copied().filter(|s| s.index != gone).collect();
             let after = build(&rest, size);

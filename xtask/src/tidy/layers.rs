@@ -25,7 +25,8 @@ const TABLES: [Table; 2] = [
         folder: "lb-user/src/",
         floors: &[
             &["model"],
-            &["config", "sched", "metrics"],
+            &["sched", "metrics"],
+            &["config"],
             &["plan", "health::fsm", "health::report", "vrrp"],
             &["dataplane", "health", "health::probe", "health::runner", "netlink"],
             &["controller", "real_server"],
@@ -42,6 +43,7 @@ const TABLES: [Table; 2] = [
             &["key"],
             &["wire"],
             &["access", "conn", "decap", "rewrite", "service", "expire"],
+            &["sched"],
         ],
         peers: &[],
     },

@@ -63,8 +63,12 @@ fn heading(service: &VirtualService) -> String {
     let lines = service.listen.iter().map(|listen| {
         let (address, protocol) = listen.rsplit_once('/').unwrap_or((listen, ""));
         let protocol = protocol.to_uppercase();
-        let VirtualService { scheduler, name, state, .. } = service;
-        format!("{protocol:<4} {address} {scheduler} {name} {state}\n")
+        let VirtualService { scheduler, scheduler_flags, name, state, .. } = service;
+        let flags = match scheduler_flags.join(",") {
+            none if none.is_empty() => none,
+            some => format!(" ({some})"),
+        };
+        format!("{protocol:<4} {address} {scheduler}{flags} {name} {state}\n")
     });
     lines.collect()
 }
@@ -155,7 +159,8 @@ mod tests {
         let web = VirtualService {
             name: "web".into(),
             listen: vec!["192.168.20.50:80/tcp".into(), "[2001:db8::50]:80/tcp".into()],
-            scheduler: "wrr".into(),
+            scheduler: "sh".into(),
+            scheduler_flags: vec!["sh-port".into(), "sh-fallback".into()],
             forwarding: "dr".into(),
             state: "up".into(),
             connections: 15,
@@ -182,8 +187,8 @@ lb 0.1.0 on lb01: generic XDP on eth0, eth1, 15 of 1000 connections
 warning: eth0: the driver has no native XDP
 Prot LocalAddress:Port Scheduler Name State
   -> RemoteAddress:Port           Forward Weight ActiveConn InActConn State     Check
-TCP  192.168.20.50:80 wrr web up
-TCP  [2001:db8::50]:80 wrr web up
+TCP  192.168.20.50:80 sh (sh-port,sh-fallback) web up
+TCP  [2001:db8::50]:80 sh (sh-port,sh-fallback) web up
   -> 192.168.20.233:80            Route   2      3          12        up        L4OK in 1ms
   -> 192.168.20.203:80            Route   0/2    3          12        down      L4CON in 1ms: Connection refused
   -> [2001:db8::203]:80           Route   2      3          12        unchecked

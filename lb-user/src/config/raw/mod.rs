@@ -130,6 +130,7 @@ pub(super) struct VirtualService {
     pub(super) name: Written<String>,
     pub(super) listen: Written<Vec<At<model::Listen>>>,
     pub(super) scheduler: Written<model::Scheduler>,
+    pub(super) hash: Written<model::Hash>,
     pub(super) forwarding: Written<model::ForwardingMethod>,
     pub(super) health_check: Written<CheckUse>,
     pub(super) on_failure: Written<model::OnFailure>,
@@ -254,6 +255,7 @@ impl VirtualService {
                 each(&items, |item| item.parsed("ADDRESS:PORT/tcp or /udp", units::listen))
             }),
             scheduler: fields.read("scheduler", |c| c.word(&contract::SCHEDULERS)),
+            hash: fields.read("hash", hash),
             forwarding: fields.read("forwarding", |c| c.word(&contract::FORWARDING)),
             health_check: fields.read("health_check", CheckUse::read),
             on_failure: fields.read("on_failure", |c| c.word(&contract::ON_FAILURE)),
@@ -284,6 +286,13 @@ impl RealServer {
             health_check: fields.read("health_check", CheckUse::read),
         }
     }
+}
+
+fn hash(cursor: &Cursor<'_>) -> Option<model::Hash> {
+    let fields = cursor.fields()?;
+    let (port, fallback) =
+        (fields.read("port", Cursor::flag), fields.read("fallback", Cursor::flag));
+    Some(model::Hash { port: port.value_or(false), fallback: fallback.value_or(false) })
 }
 
 fn port(cursor: &Cursor<'_>) -> Option<u16> {

@@ -241,7 +241,8 @@ fn every_built_key_reaches_the_director() {
                     protocol: Protocol::Udp,
                 },
             ],
-            scheduler: Scheduler::Wrr,
+            scheduler: Scheduler::Mh,
+            hash: Hash { port: true, fallback: true },
             forwarding: ForwardingMethod::Nat,
             on_failure: OnFailure::Quiesce,
             real_servers: real_servers_of_everything(),
@@ -255,7 +256,7 @@ fn every_built_key_reaches_the_director() {
 #[test]
 fn what_is_not_said_has_the_defaults_of_the_reference() {
     let text = "dataplane: {interfaces: [eth0], addresses: [192.0.2.1]}\nhealth_checks: {c: {type: tcp}}\n\
-        virtual_services: [{name: a, listen: 192.0.2.1:80/tcp, scheduler: rr, forwarding: dr, health_check: c,\n\
+        virtual_services: [{name: a, listen: 192.0.2.1:80/tcp, forwarding: dr, health_check: c,\n\
         real_servers: [{address: 192.0.2.9}]}]\n";
     let director = load("f", text, "host").map_err(|e| lines(&e)).unwrap().director;
     assert_eq!(director.node, "host");
@@ -272,6 +273,7 @@ fn what_is_not_said_has_the_defaults_of_the_reference() {
     );
     let service = &director.virtual_services[0];
     assert_eq!(service.on_failure, OnFailure::Remove);
+    assert_eq!((service.scheduler, service.hash), (Scheduler::Wlc, Hash::default()));
     let server = &service.real_servers[0];
     assert_eq!((server.port, server.weight, server.disabled), (80, 1, false));
     let two = Duration::from_secs(2);

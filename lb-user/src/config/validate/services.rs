@@ -5,7 +5,8 @@
 use super::super::problem::{Place, Problems, quoted};
 use super::super::raw::{At, File, RealServer, VirtualService};
 use super::checks::Checks;
-use crate::model::{self, ForwardingMethod, Listen, Protocol};
+use crate::model::{self, ForwardingMethod, Listen, Protocol, Scheduler};
+use crate::sched::ring;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -101,11 +102,11 @@ impl Context<'_> {
         if raw.name.is_absent() {
             self.problems.error(&raw.place.key("name"), "a virtual service needs a `name`");
         }
-        let scheduler = raw.scheduler.or(&defaults.scheduler);
-        if scheduler.is_absent() {
+        let scheduler = raw.scheduler.or(&defaults.scheduler).value_or(Scheduler::Wlc);
+        if let Some(hash) = raw.hash.at().filter(|_| !scheduler.hashes()) {
             let message =
-                "the default scheduler `wlc` is not supported yet; write `scheduler: rr` or `wrr`";
-            self.problems.error(&raw.place.key("scheduler"), message);
+                format!("{} does not hash: only sh and mh have options", scheduler.name());
+            self.problems.warning(&hash.place, message);
         }
         let forwarding = raw.forwarding.or(&defaults.forwarding);
         if forwarding.is_absent() {
@@ -115,14 +116,32 @@ impl Context<'_> {
         let forwarding = forwarding.at().map(|at| at.value);
         let terms = self.terms(raw, forwarding);
         let real_servers = self.real_servers(raw, &terms);
+        if let (Scheduler::Wrr, Some(servers)) = (scheduler, &real_servers) {
+            self.judge_ratios(raw, servers);
+        }
         Some(model::VirtualService {
             name: raw.name.at()?.value.clone(),
             listen: raw.listen.at()?.value.iter().map(|at| at.value).collect(),
-            scheduler: scheduler.at()?.value,
+            scheduler,
+            hash: raw.hash.or(&defaults.hash).value_or(model::Hash::default()),
             forwarding: forwarding?,
             on_failure: raw.on_failure.or(&defaults.on_failure).value_or(model::OnFailure::Remove),
             real_servers: real_servers?,
         })
+    }
+
+    /// Says so when wrr's ratios are not the weights' own.
+    fn judge_ratios(&self, raw: &VirtualService, servers: &[model::RealServer]) {
+        let enabled = servers.iter().filter(|server| !server.disabled);
+        let weights: Vec<u32> = enabled.map(|server| server.weight).collect();
+        if !ring::is_exact(&weights, ring::Kind::Wrr) {
+            let message = format!(
+                "the ratios of wrr are approximate, within 0.1 %: these weights need more than \
+                 {} turns; use smaller ones, or ones with a common divisor",
+                ring::EXACT_SLOTS
+            );
+            self.problems.warning(&raw.place.key("real_servers"), message);
+        }
     }
 
     /// Judges the listens against each other.

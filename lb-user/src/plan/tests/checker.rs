@@ -177,28 +177,44 @@ pub(super) fn fulfils(now: &Installed, wanted: &Wanted) -> Result<(), String> {
                 Owner::of(element) == owner
                     && element.timeouts == service.timeouts
                     && (element.flags & RS_EXPIRED != 0) == server.expire
+                    && element.weight == server.weight
                     && element.next_hop == server.next_hop.unwrap_or(Link::zeroed())
             };
             let found = now.real_servers.iter().find(|(_, element)| is(element));
             let (index, _) = found.ok_or(format!("no element for {owner:?}"))?;
             let identity = Identity { address: server.address, port: server.port };
-            members.push(maglev::Server { identity, weight: server.weight, index: *index });
+            let weight = match service.scheduler {
+                Scheduler::Rr | Scheduler::Wrr => server.weight,
+                Scheduler::Lc | Scheduler::Wlc => u32::from(server.place.is_some()),
+                Scheduler::Sh | Scheduler::Mh => server.place.unwrap_or(0),
+            };
+            members.push(maglev::Server { identity, weight, index: *index });
         }
-        let kind = match service.scheduler {
-            Scheduler::Rr => ring::Kind::Rr,
-            Scheduler::Wrr => ring::Kind::Wrr,
-        };
         let weights: Vec<_> = members.iter().map(|m| (m.index, m.weight)).collect();
+        let (id, slots) = match service.scheduler {
+            Scheduler::Rr => (0, ring::build(&weights, ring::Kind::Rr)),
+            Scheduler::Wrr => (0, ring::build(&weights, ring::Kind::Wrr)),
+            Scheduler::Lc => (1, placed(&members)),
+            Scheduler::Wlc => (2, placed(&members)),
+            Scheduler::Sh | Scheduler::Mh => (3, Vec::new()),
+        };
+        let flags = if service.scheduler.hashes() { 0 } else { 3 };
+        if (entry.scheduler, entry.flags) != (id, flags | service.flags) {
+            return Err(format!("another scheduler in {}", entry.id));
+        }
         let read = |region: Region| match region.len {
             0 => Vec::new(),
             _ => now.table(region).map(|table| table.slots.to_vec()).unwrap_or_default(),
         };
-        let size = maglev::size(service.servers.len());
-        if read(entry.slots) != ring::build(&weights, kind)
-            || read(entry.maglev) != maglev::build(&members, size)
-        {
+        let purpose = if id == 3 { maglev::Use::Scheduler } else { maglev::Use::Fallback };
+        let size = maglev::size(service.servers.len(), purpose);
+        if read(entry.slots) != slots || read(entry.maglev) != maglev::build(&members, size) {
             return Err(format!("other tables in {}", entry.id));
         }
     }
     Ok(())
+}
+
+fn placed(members: &[maglev::Server]) -> Vec<u32> {
+    members.iter().filter(|member| member.weight > 0).map(|member| member.index).collect()
 }
