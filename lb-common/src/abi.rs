@@ -6,7 +6,7 @@
 //! Must not know: who reads or writes.
 
 /// Version of every layout in this crate. Raised by any change of a map's key, value or meaning.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Connection tables: IPv4 and IPv6, capacity chosen when they are made.
 pub const MAP_CONN4: &str = "conn4";
@@ -41,7 +41,7 @@ pub const MAP_INTERFACES: &str = "interfaces";
 pub const MAP_COUNTERS: &str = "counters";
 /// Per-CPU state of the program itself: `PerCpu`.
 pub const MAP_PER_CPU: &str = "per_cpu";
-/// Ring buffer of `service::NeighbourWanted`.
+/// Ring buffer of `service::Event`.
 pub const MAP_EVENTS: &str = "events";
 
 /// Per-CPU packet between two stages.
@@ -86,11 +86,23 @@ pub enum Stage {
     Admit4 = 3,
     /// The same for IPv6.
     Admit6 = 4,
+    /// Wraps an IPv4 packet for its real server.
+    Tunnel4 = 5,
+    /// The same for IPv6.
+    Tunnel6 = 6,
+    /// Tells the sender of an IPv4 packet that it is too big.
+    TooBig4 = 7,
+    /// The same for IPv6.
+    TooBig6 = 8,
+    /// Finds whose packet an ICMP error is about.
+    Icmp4 = 9,
+    /// The same for ICMPv6.
+    Icmp6 = 10,
 }
 
 impl Stage {
     /// How many there are.
-    pub const COUNT: u32 = 5;
+    pub const COUNT: u32 = 11;
 
     /// Each stage and its program.
     pub const PROGRAMS: [(Self, &'static str); Self::COUNT as usize] = [
@@ -99,6 +111,12 @@ impl Stage {
         (Self::Known6, "lb_known6"),
         (Self::Admit4, "lb_admit4"),
         (Self::Admit6, "lb_admit6"),
+        (Self::Tunnel4, "lb_tunnel4"),
+        (Self::Tunnel6, "lb_tunnel6"),
+        (Self::TooBig4, "lb_too_big4"),
+        (Self::TooBig6, "lb_too_big6"),
+        (Self::Icmp4, "lb_icmp4"),
+        (Self::Icmp6, "lb_icmp6"),
     ];
 }
 

@@ -11,8 +11,10 @@
 pub mod abi;
 pub mod conn;
 pub mod csum;
+pub mod encap;
 pub mod expire;
 pub mod hash;
+pub mod icmp;
 pub mod key;
 pub mod pod;
 pub mod rewrite;

@@ -33,6 +33,8 @@ macro_rules! counters {
 pub enum CounterKind {
     /// The packet was dropped for this reason.
     Drop,
+    /// The packet was dropped and its sender was told why.
+    Answered,
     /// The packet was forwarded by the fallback without an entry for its connection.
     WithoutEntry,
     /// Something to know about; no packet suffered.
@@ -58,6 +60,17 @@ counters! {
     NotRewritable = 7, "not_rewritable", Drop;
     /// A nat reply of a connection that is over, or whose real server has failed.
     ReplyWithoutConnection = 8, "reply_without_connection", Drop;
+    /// Larger than the path MTU, and the sender was not told: it is told often enough already, or it
+    /// must not be (RFC 1122 3.2.2).
+    TooBig = 10, "too_big", Drop;
+    /// Larger than the path MTU, from a sender that leaves fragmenting to routers; it was not told.
+    TooBigUnfragmented = 11, "too_big_unfragmented", Drop;
+    /// The controller does not know the tunnel's own address.
+    NoTunnelSource = 12, "no_tunnel_source", Drop;
+    /// Larger than the path MTU; the sender was told the MTU.
+    PathMtuTold = 14, "path_mtu_told", Answered;
+    /// The same, for a sender that leaves fragmenting to routers: it was told all the same.
+    PathMtuToldUnfragmented = 15, "path_mtu_told_unfragmented", Answered;
     /// The connection table is full (E2BIG).
     TableFull = 16, "table_full", WithoutEntry;
     /// A bucket of the connection table was locked by this CPU (EBUSY).
@@ -76,6 +89,12 @@ counters! {
     RouteLookups = 34, "route_lookups", Note;
     /// Entries whose deletion has to be tried again.
     DeleteRetries = 35, "delete_retries", Note;
+    /// ICMP errors brought to the real server or client that they are about.
+    IcmpForwarded = 40, "icmp_errors_forwarded", Note;
+    /// ICMP errors about our own tunnel packets, from which the controller learns the path MTU.
+    PathMtuHeard = 41, "path_mtu_heard", Note;
+    /// SYNs whose MSS was lowered.
+    MssClamped = 42, "mss_clamped", Note;
 }
 
 /// Length of the counter array.

@@ -45,6 +45,7 @@ fn server(number: u8, weight: u32) -> WantedServer {
         weight,
         configured: true,
         next_hop: None,
+        path: Path::default(),
         expire: false,
     }
 }
@@ -54,6 +55,7 @@ fn service(listen: &[u8], servers: &[WantedServer]) -> WantedService {
         listen: listen.iter().map(|number| key(*number)).collect(),
         scheduler: Scheduler::Wrr,
         method: METHOD_DR,
+        mss_clamp: false,
         flags: 0,
         timeouts: 0,
         servers: servers.to_vec(),

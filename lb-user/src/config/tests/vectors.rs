@@ -172,6 +172,7 @@ fn every_built_key_reaches_the_director() {
             ],
             scheduler: Scheduler::Wrr,
             forwarding: ForwardingMethod::Nat,
+            tunnel: Tunnel::default(),
             on_failure: OnFailure::Quiesce,
             real_servers: vec![
                 RealServer {

@@ -127,7 +127,8 @@ fn a_changed_next_hop_is_one_write() {
 fn leaving_servers_get_new_next_hops() {
     let mut planner = installed(&[service(&[0], &[server(1, 1)])]);
     let mut gone = wanted(&[]);
-    gone.leaving_hops = [(0, Some(link(1))), (5, None)].into();
+    gone.leaving_hops =
+        [(0, (Some(link(1)), Path::default())), (5, (None, Path::default()))].into();
     let plan = planner.plan(&gone, &BTreeSet::new()).expect("it fits");
     planner.commit(plan);
     assert_eq!(element(&planner, 0).next_hop, link(1));
