@@ -9,6 +9,7 @@ mod health;
 mod itself;
 mod life;
 mod passing;
+mod path_mtu;
 mod scheduling;
 mod stage;
 mod transfers;

@@ -135,6 +135,51 @@ fn every_built_key_reaches_the_director() {
         port: Some(8081),
         starts_up: true,
     };
+    let web = VirtualService {
+        name: "web".into(),
+        listen: vec![
+            Listen { address: "192.168.20.50".parse().unwrap(), port: 80, protocol: Protocol::Tcp },
+            Listen { address: "192.168.20.51".parse().unwrap(), port: 80, protocol: Protocol::Udp },
+        ],
+        scheduler: Scheduler::Wrr,
+        forwarding: ForwardingMethod::Nat,
+        tunnel: Tunnel { mss_clamp: false, ..Tunnel::default() },
+        on_failure: OnFailure::Quiesce,
+        real_servers: vec![
+            RealServer {
+                address: "192.168.20.203".parse().unwrap(),
+                port: 8080,
+                weight: 3,
+                disabled: true,
+                health_check: None,
+            },
+            RealServer {
+                address: "192.168.20.233".parse().unwrap(),
+                port: 80,
+                weight: 2,
+                disabled: false,
+                health_check: Some(deep),
+            },
+        ],
+    };
+    let dns = VirtualService {
+        name: "dns".into(),
+        listen: ["192.0.2.53", "2001:db8::53"]
+            .map(|ip| Listen { address: ip.parse().unwrap(), port: 53, protocol: Protocol::Udp })
+            .to_vec(),
+        scheduler: Scheduler::Rr,
+        forwarding: ForwardingMethod::Tunnel,
+        real_servers: ["10.1.0.5", "2001:db8:1::6"]
+            .map(|ip| RealServer {
+                address: ip.parse().unwrap(),
+                port: 53,
+                weight: 3,
+                disabled: false,
+                health_check: None,
+            })
+            .to_vec(),
+        ..web.clone()
+    };
     let expected = Director {
         node: "lb01".into(),
         dataplane: Some(Dataplane {
@@ -156,41 +201,7 @@ fn every_built_key_reaches_the_director() {
                 interface: "eth1".into(),
             }],
         }),
-        virtual_services: vec![VirtualService {
-            name: "web".into(),
-            listen: vec![
-                Listen {
-                    address: "192.168.20.50".parse().unwrap(),
-                    port: 80,
-                    protocol: Protocol::Tcp,
-                },
-                Listen {
-                    address: "192.168.20.51".parse().unwrap(),
-                    port: 80,
-                    protocol: Protocol::Udp,
-                },
-            ],
-            scheduler: Scheduler::Wrr,
-            forwarding: ForwardingMethod::Nat,
-            tunnel: Tunnel::default(),
-            on_failure: OnFailure::Quiesce,
-            real_servers: vec![
-                RealServer {
-                    address: "192.168.20.203".parse().unwrap(),
-                    port: 8080,
-                    weight: 3,
-                    disabled: true,
-                    health_check: None,
-                },
-                RealServer {
-                    address: "192.168.20.233".parse().unwrap(),
-                    port: 80,
-                    weight: 2,
-                    disabled: false,
-                    health_check: Some(deep),
-                },
-            ],
-        }],
+        virtual_services: vec![web, dns],
         admin: Admin { socket: "/run/lb/other.sock".into() },
         log: Log { level: LogLevel::Debug, format: LogFormat::Json },
     };

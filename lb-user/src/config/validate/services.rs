@@ -263,7 +263,9 @@ impl Context<'_> {
     }
 
     fn judge_address(&self, At { value, place }: &At<IpAddr>, terms: &Terms) {
-        if terms.keeps_family() && terms.ipv4.is_some_and(|ipv4| ipv4 != value.is_ipv4()) {
+        if terms.forwarding != Some(ForwardingMethod::Tunnel)
+            && terms.ipv4.is_some_and(|ipv4| ipv4 != value.is_ipv4())
+        {
             let (server, service) =
                 if value.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
             let message =
