@@ -82,6 +82,17 @@ fn to_vip(service: &Installed, client: End, beyond: usize) -> Error {
     Error::about(&packet, beyond, router(v6)).in_frame(CLIENT_SIDE_MAC, CLIENT_MAC, &[])
 }
 
+/// Good errors for the fuzzer, to a service and, with nat, to a client of it.
+pub(crate) fn seeds(service: &Installed, client: End) -> Vec<Vec<u8>> {
+    let mut all = vec![to_vip(service, client, 0).bytes(), to_vip(service, client, 40).bytes()];
+    if service.wanted.method == METHOD_NAT {
+        let inside = service.sent(&service.request(protocol(service), client), 0);
+        let error = Error::about(&inside, 4, router(client.0.is_ipv6()));
+        all.push(error.in_frame(CLIENT_SIDE_MAC, server_mac(0), &[]).bytes());
+    }
+    all
+}
+
 fn protocol(service: &Installed) -> L4 {
     if service.wanted.protocol == TCP { L4::Tcp(flag::ACK) } else { L4::Udp }
 }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::conn::Timeouts;
 use lb_common::pod::{Address, mapped};
-use lb_common::service::{METHOD_DR, METHOD_NAT, ServiceKey};
+use lb_common::service::{METHOD_DR, METHOD_NAT, METHOD_TUNNEL, ServiceKey};
 use lb_common::wire::{Link, TCP};
 use proptest::prelude::*;
 
@@ -71,9 +71,11 @@ fn indices(numbers: &[u32]) -> BTreeSet<u32> {
 }
 
 fn any_server() -> impl Strategy<Value = WantedServer> {
-    (0u8..6, 0u32..4, prop::option::of(0u8..3), prop::bool::weighted(0.2)).prop_map(
-        |(number, weight, hop, expire)| WantedServer {
+    let path = prop::option::of((1000u32..1003, 0u8..2));
+    (0u8..6, 0u32..4, prop::option::of(0u8..3), prop::bool::weighted(0.2), path).prop_map(
+        |(number, weight, hop, expire, path)| WantedServer {
             next_hop: hop.map(link),
+            path: path.map_or_else(Path::default, |(mtu, n)| Path { mtu, source: address(n) }),
             expire,
             weight: if expire { 0 } else { weight },
             ..server(number, weight)
@@ -84,11 +86,13 @@ fn any_server() -> impl Strategy<Value = WantedServer> {
 fn any_service() -> impl Strategy<Value = WantedService> {
     let servers = prop::collection::vec(any_server(), 0..5);
     let scheduler = prop::sample::select(vec![Scheduler::Rr, Scheduler::Wrr]);
-    let method = prop::sample::select(vec![METHOD_DR, METHOD_DR, METHOD_NAT]);
-    (servers, scheduler, method, 0u32..2).prop_map(|(mut servers, scheduler, method, timeouts)| {
+    let method = prop::sample::select(vec![METHOD_DR, METHOD_DR, METHOD_NAT, METHOD_TUNNEL]);
+    let way = (method, any::<bool>());
+    (servers, scheduler, way, 0u32..2).prop_map(|(mut servers, scheduler, way, timeouts)| {
+        let (method, mss_clamp) = way;
         let mut seen = BTreeSet::new();
         servers.retain(|server| seen.insert(server.address));
-        WantedService { scheduler, method, timeouts, ..service(&[], &servers) }
+        WantedService { scheduler, method, mss_clamp, timeouts, ..service(&[], &servers) }
     })
 }
 
