@@ -162,24 +162,7 @@ fn every_built_key_reaches_the_director() {
             },
         ],
     };
-    let dns = VirtualService {
-        name: "dns".into(),
-        listen: ["192.0.2.53", "2001:db8::53"]
-            .map(|ip| Listen { address: ip.parse().unwrap(), port: 53, protocol: Protocol::Udp })
-            .to_vec(),
-        scheduler: Scheduler::Rr,
-        forwarding: ForwardingMethod::Tunnel,
-        real_servers: ["10.1.0.5", "2001:db8:1::6"]
-            .map(|ip| RealServer {
-                address: ip.parse().unwrap(),
-                port: 53,
-                weight: 3,
-                disabled: false,
-                health_check: None,
-            })
-            .to_vec(),
-        ..web.clone()
-    };
+    let dns = tunnels(&web);
     let expected = Director {
         node: "lb01".into(),
         dataplane: Some(Dataplane {
@@ -206,6 +189,28 @@ fn every_built_key_reaches_the_director() {
         log: Log { level: LogLevel::Debug, format: LogFormat::Json },
     };
     assert_eq!(loaded.director, expected);
+}
+
+/// The service of `everything.yaml` that is forwarded by tunnels; what it inherits is as in `web`.
+fn tunnels(web: &VirtualService) -> VirtualService {
+    let listen =
+        |ip: &str| Listen { address: ip.parse().unwrap(), port: 53, protocol: Protocol::Udp };
+    let server = |ip: &str| RealServer {
+        address: ip.parse().unwrap(),
+        port: 53,
+        weight: 3,
+        disabled: false,
+        health_check: None,
+    };
+    VirtualService {
+        name: "dns".into(),
+        listen: ["192.0.2.53", "2001:db8::53"].map(listen).to_vec(),
+        scheduler: Scheduler::Rr,
+        forwarding: ForwardingMethod::Tunnel,
+        real_servers: ["10.1.0.5", "2001:db8:1::6"].map(server).to_vec(),
+        tunnel: web.tunnel,
+        on_failure: web.on_failure,
+    }
 }
 
 #[test]
