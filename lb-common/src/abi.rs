@@ -41,7 +41,7 @@ pub const MAP_INTERFACES: &str = "interfaces";
 pub const MAP_COUNTERS: &str = "counters";
 /// Per-CPU state of the program itself: `PerCpu`.
 pub const MAP_PER_CPU: &str = "per_cpu";
-/// Ring buffer of `service::NeighbourWanted`.
+/// Ring buffer of `service::Event`.
 pub const MAP_EVENTS: &str = "events";
 
 /// Sources that are dropped, IPv4 and IPv6: tries from `access::Prefix4|6` to `access::AccessEntry`.
@@ -99,13 +99,25 @@ pub enum Stage {
     Admit4 = 3,
     /// The same for IPv6.
     Admit6 = 4,
+    /// Wraps an IPv4 packet for its real server.
+    Tunnel4 = 5,
+    /// The same for IPv6.
+    Tunnel6 = 6,
+    /// Tells the sender of an IPv4 packet that it is too big.
+    TooBig4 = 7,
+    /// The same for IPv6.
+    TooBig6 = 8,
+    /// Finds whose packet an ICMP error is about.
+    Icmp4 = 9,
+    /// The same for ICMPv6.
+    Icmp6 = 10,
     /// The first stage, where the guard stands before it.
-    Forward = 5,
+    Forward = 11,
 }
 
 impl Stage {
     /// How many there are.
-    pub const COUNT: u32 = 6;
+    pub const COUNT: u32 = 12;
 
     /// Each stage and its program.
     pub const PROGRAMS: [(Self, &'static str); Self::COUNT as usize] = [
@@ -114,6 +126,12 @@ impl Stage {
         (Self::Known6, "lb_known6"),
         (Self::Admit4, "lb_admit4"),
         (Self::Admit6, "lb_admit6"),
+        (Self::Tunnel4, "lb_tunnel4"),
+        (Self::Tunnel6, "lb_tunnel6"),
+        (Self::TooBig4, "lb_too_big4"),
+        (Self::TooBig6, "lb_too_big6"),
+        (Self::Icmp4, "lb_icmp4"),
+        (Self::Icmp6, "lb_icmp6"),
         (Self::Forward, PROGRAM_FORWARD),
     ];
 }

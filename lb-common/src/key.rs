@@ -123,6 +123,13 @@ pub trait ConnKey: pod::Pod {
 
     /// The destination's address as four words, the last one for IPv4.
     fn destination_words(&self) -> [u32; 4];
+
+    /// The same for the source.
+    fn source_words(&self) -> [u32; 4];
+
+    /// The key of a packet the other way.
+    #[must_use]
+    fn reversed(&self) -> Self;
 }
 
 impl ConnKey for ConnKey4 {
@@ -182,6 +189,18 @@ impl ConnKey for ConnKey4 {
     #[inline(always)]
     fn destination_words(&self) -> [u32; 4] {
         [0, 0, 0, pod::head::<Self, [u32; 2]>(self)[1]]
+    }
+
+    #[inline(always)]
+    fn source_words(&self) -> [u32; 4] {
+        [0, 0, 0, pod::head::<Self, [u32; 2]>(self)[0]]
+    }
+
+    #[inline(always)]
+    fn reversed(&self) -> Self {
+        let [source, destination, ..] = *pod::head::<Self, [u32; 4]>(self);
+        let ports = [self.destination_port, self.source_port];
+        Self::new(destination, source, ports, self.protocol)
     }
 }
 
@@ -243,6 +262,17 @@ impl ConnKey for ConnKey6 {
         let words = pod::head::<Self, [u32; 8]>(self);
         [words[4], words[5], words[6], words[7]]
     }
+
+    #[inline(always)]
+    fn source_words(&self) -> [u32; 4] {
+        *pod::head::<Self, [u32; 4]>(self)
+    }
+
+    #[inline(always)]
+    fn reversed(&self) -> Self {
+        let ports = [self.destination_port, self.source_port];
+        Self::new(self.destination_words(), self.source_words(), ports, self.protocol)
+    }
 }
 
 #[cfg(test)]
@@ -284,5 +314,9 @@ mod tests {
         assert_eq!(v4.reply_from(&mapped([10, 1, 1, 1]), 8080).source, [10, 1, 1, 1]);
         assert_eq!(v6.reply_from(&b, 8080).source, b);
         assert_eq!(v6.reply_from(&b, 8080).ports(), (8080, 1));
+        assert_eq!(v4.reversed().source, v4.destination);
+        assert_eq!((v4.reversed().ports(), v4.reversed().reversed()), ((80, 40_000), v4));
+        assert_eq!((v6.reversed().source, v6.reversed().destination), (b, a));
+        assert_eq!((v6.reversed().ports(), v6.reversed().reversed()), ((2, 1), v6));
     }
 }

@@ -91,7 +91,11 @@ pub fn age4<B: Buf + ?Sized>(buf: &mut B, l3: usize) -> Result<(), Unfit> {
 
 /// The same, together with other changes of the header.
 #[inline(always)]
-fn age4_with<B: Buf + ?Sized>(buf: &mut B, l3: usize, other: Delta) -> Result<(), Unfit> {
+pub(crate) fn age4_with<B: Buf + ?Sized>(
+    buf: &mut B,
+    l3: usize,
+    other: Delta,
+) -> Result<(), Unfit> {
     let [ttl_protocol, checksum]: [u16; 2] = buf.load(l3 + 8).ok_or(Unfit::Short)?;
     let [ttl, protocol] = ttl_protocol.to_ne_bytes();
     if ttl <= 1 {

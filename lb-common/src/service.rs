@@ -105,14 +105,37 @@ pod! {
         pub method: u8,
         /// Zero.
         pub pad: u8,
-        /// Zero.
+        /// Largest packet that reaches it, from its IP header on, a tunnel's header already taken
+        /// off; 0 is unknown.
         pub mtu: u16,
         /// Effective weight; 0 takes no new connections.
         pub weight: u32,
+        /// Our end of its tunnel; all zero while it is not known.
+        pub tunnel_source: Address,
+        /// Zero: the rest of the second cache line.
+        pub reserved: [u64; 6],
     }
 }
 
-const _: () = assert!(size_of::<RealServer>() == 64);
+const _: () = assert!(size_of::<RealServer>() == 128);
+
+impl RealServer {
+    /// Its address as four words, the last one for IPv4. Words, because bytes would be loaded one
+    /// by one.
+    #[inline(always)]
+    pub fn address_words(&self) -> [u32; 4] {
+        *pod::head::<Self, [u32; 4]>(self)
+    }
+
+    /// Our end of its tunnel as four words.
+    #[inline(always)]
+    pub fn tunnel_source_words(&self) -> [u32; 4] {
+        let words = pod::head::<Self, [u32; 20]>(self);
+        [words[16], words[17], words[18], words[19]]
+    }
+}
+
+const _: () = assert!(core::mem::offset_of!(RealServer, tunnel_source) == 64);
 
 /// The element is in use; entries of its generation are alive.
 pub const RS_VALID: u32 = 1;
@@ -120,11 +143,15 @@ pub const RS_VALID: u32 = 1;
 pub const RS_NEXT_HOP: u32 = 2;
 /// Its connections were expired and it has none of them any more.
 pub const RS_EXPIRED: u32 = 4;
+/// Its tunnel lowers the MSS of connections to what fits.
+pub const RS_MSS_CLAMP: u32 = 8;
 
 /// Direct routing.
 pub const METHOD_DR: u8 = 0;
 /// Destination rewritten, replies rewritten back.
 pub const METHOD_NAT: u8 = 1;
+/// Packets are wrapped in another IP header; the real server unwraps them and answers itself.
+pub const METHOD_TUNNEL: u8 = 2;
 
 /// Bits of [`RealServer::generation`].
 pub const GENERATION_MASK: u16 = 0xfff;
@@ -190,17 +217,29 @@ pod! {
         pub second: u64,
         /// New flows in that second.
         pub new_flows: u64,
+        /// When the current second of ICMP errors began, in jiffies.
+        pub icmp_second: u64,
+        /// ICMP errors and path MTU events made in that second.
+        pub icmp_made: u64,
     }
 }
 
 pod! {
-    /// An event: frames for this address were dropped because its neighbour is not known.
-    pub struct NeighbourWanted {
-        /// The address to resolve.
+    /// What the program tells the controller.
+    pub struct Event {
+        /// The address that it is about.
         pub address: Address,
-        /// The interface to ask on.
-        pub ifindex: u32,
-        /// Zero.
-        pub pad: u32,
+        /// Our end of the tunnel (`EVENT_PATH_MTU`); else all zero.
+        pub source: Address,
+        /// `EVENT_*`.
+        pub kind: u32,
+        /// As the kind says.
+        pub value: u32,
     }
 }
+
+/// Frames for this address were dropped because its neighbour on interface `value` is not known.
+pub const EVENT_NEIGHBOUR: u32 = 1;
+/// A router said that packets of at most `value` bytes reach this address: 0 when it did not say
+/// how many.
+pub const EVENT_PATH_MTU: u32 = 2;

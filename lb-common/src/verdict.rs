@@ -33,6 +33,8 @@ macro_rules! counters {
 pub enum CounterKind {
     /// The packet was dropped for this reason.
     Drop,
+    /// The packet was dropped and its sender was told why.
+    Answered,
     /// The packet was forwarded by the fallback without an entry for its connection.
     WithoutEntry,
     /// Something to know about; no packet suffered.
@@ -58,6 +60,13 @@ counters! {
     NotRewritable = 7, "not_rewritable", Drop;
     /// A nat reply of a connection that is over, or whose real server has failed.
     ReplyWithoutConnection = 8, "reply_without_connection", Drop;
+    /// Larger than the path MTU, and the sender was not told: it is told often enough already, or it
+    /// must not be (RFC 1122 3.2.2).
+    TooBig = 10, "too_big", Drop;
+    /// Larger than the path MTU, from a sender that leaves fragmenting to routers; it was not told.
+    TooBigUnfragmented = 11, "too_big_unfragmented", Drop;
+    /// The controller does not know the tunnel's own address.
+    NoTunnelSource = 12, "no_tunnel_source", Drop;
     /// The source is on the deny list: in the file, or banned.
     Denied = 14, "denied", Drop;
     /// To a virtual address, from a source that is not on the allow list.
@@ -72,6 +81,10 @@ counters! {
     TableError = 19, "table_error", WithoutEntry;
     /// More new connections than `new_connections_per_second`.
     Flood = 20, "flood", WithoutEntry;
+    /// Larger than the path MTU; the sender was told the MTU.
+    PathMtuTold = 24, "path_mtu_told", Answered;
+    /// The same, for a sender that leaves fragmenting to routers: it was told all the same.
+    PathMtuToldUnfragmented = 25, "path_mtu_told_unfragmented", Answered;
     /// Connections closed because their time was up or their real server is gone.
     Expired = 32, "connections_expired", Note;
     /// Connections picked up in their middle.
@@ -80,6 +93,12 @@ counters! {
     RouteLookups = 34, "route_lookups", Note;
     /// Entries whose deletion has to be tried again.
     DeleteRetries = 35, "delete_retries", Note;
+    /// ICMP errors brought to the real server or client that they are about.
+    IcmpForwarded = 40, "icmp_errors_forwarded", Note;
+    /// ICMP errors about our own tunnel packets, from which the controller learns the path MTU.
+    PathMtuHeard = 41, "path_mtu_heard", Note;
+    /// SYNs whose MSS was lowered.
+    MssClamped = 42, "mss_clamped", Note;
 }
 
 /// Length of the counter array.

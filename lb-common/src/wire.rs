@@ -46,16 +46,16 @@ impl Be16 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Ipv4Header {
-    version_ihl: u8,
+    pub(crate) version_ihl: u8,
     tos: u8,
     total_length: Be16,
     id: Be16,
-    fragment: Be16,
+    pub(crate) fragment: Be16,
     ttl: u8,
-    protocol: u8,
+    pub(crate) protocol: u8,
     checksum: u16,
-    source: u32,
-    destination: u32,
+    pub(crate) source: u32,
+    pub(crate) destination: u32,
 }
 
 // SAFETY: repr(C), integers only, 20 bytes without padding (checked below).
@@ -69,10 +69,10 @@ const _: () = assert!(size_of::<Ipv4Header>() == IPV4_LEN);
 pub struct Ipv6Header {
     version_class_flow: u32,
     payload_length: Be16,
-    next_header: u8,
+    pub(crate) next_header: u8,
     hop_limit: u8,
-    source: [u32; 4],
-    destination: [u32; 4],
+    pub(crate) source: [u32; 4],
+    pub(crate) destination: [u32; 4],
 }
 
 // SAFETY: repr(C), integers only, 40 bytes without padding (checked below).
@@ -166,14 +166,14 @@ impl Tags {
     }
 }
 
-/// A TCP or UDP packet of which every header was read.
+/// A TCP or UDP packet of which every header was read, or an ICMP error, which has no ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<K> {
     /// Addresses, ports and protocol.
     pub key: K,
     /// Offset of the IP header. Read it by [`Packet::l3`].
     pub l3_offset: u32,
-    /// Offset of the TCP or UDP header. Read it by [`Packet::l4`].
+    /// Offset of the TCP, UDP or ICMP header. Read it by [`Packet::l4`].
     pub l4_offset: u32,
     /// Length from the IP header on, in bytes.
     pub bytes: u32,
@@ -223,7 +223,10 @@ pub enum Parsed {
     V4(Packet<ConnKey4>),
     /// TCP or UDP over IPv6.
     V6(Packet<ConnKey6>),
-
+    /// An ICMP message about another packet.
+    Icmp4(Packet<ConnKey4>),
+    /// The same in IPv6.
+    Icmp6(Packet<ConnKey6>),
     /// Anything else, broken packets included: it is not for us to judge.
     Other,
 }
@@ -238,9 +241,17 @@ pub const IPV6_LEN: usize = 40;
 pub const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub const UDP: u8 = 17;
+/// IP protocol number of ICMP.
+pub const ICMP: u8 = 1;
+/// IP protocol number of ICMPv6.
+pub const ICMP6: u8 = 58;
+/// Length of an ICMP header, in both versions.
+pub const ICMP_LEN: usize = 8;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_PROVIDER: u16 = 0x88a8;
 const TCP_LEN: usize = 20;
@@ -310,10 +321,21 @@ fn read_ethernet<B: Buf + ?Sized>(buf: &B) -> Option<(u16, usize, Tags)> {
 fn parse4<B: Buf + ?Sized>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
     let ip: Ipv4Header = buf.load(l3)?;
     let header = (ip.version_ihl & 0xf) as usize * 4;
-    if ip.version_ihl >> 4 != 4 || header < IPV4_LEN || (ip.protocol != TCP && ip.protocol != UDP) {
+    if ip.version_ihl >> 4 != 4 || header < IPV4_LEN {
         return None;
     }
     let fragment = ip.fragment.get() & FRAGMENT_MASK != 0;
+    if ip.protocol == ICMP {
+        // Destination unreachable, time exceeded, parameter problem (RFC 792).
+        let l4 = l3 + header;
+        let is_error = !fragment && matches!(buf.load::<u8>(l4)?, 3 | 11 | 12);
+        let bytes = ip.total_length.get() as usize;
+        let key = ConnKey4::new(ip.source, ip.destination, [0, 0], ICMP);
+        return message(key, is_error, (l3, l4, bytes), tags).map(Parsed::Icmp4);
+    }
+    if ip.protocol != TCP && ip.protocol != UDP {
+        return None;
+    }
     finish4(buf, &ip, fragment, (l3, l3 + header), tags).map(Parsed::V4)
 }
 
@@ -327,34 +349,71 @@ fn parse6<B: Buf + ?Sized>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
     let mut offset = l3 + IPV6_LEN;
     let mut fragment = false;
     for _ in 0..MAX_EXTENSIONS {
-        // Hop-by-hop and destination options, routing, fragment, authentication.
-        if fragment || !matches!(next, 0 | 60 | 43 | 44 | 51) {
+        if fragment || !is_extension(next) {
             break;
         }
-        let [following, mut units, b2, b3]: [u8; 4] = buf.load(offset)?;
-        let mut unit = 8;
-        match next {
-            // RFC 8200 4.4: with segments left, the destination is not the final one.
-            43 if b3 != 0 => return None,
-            44 => {
-                // RFC 6946: a fragment that is whole is an ordinary packet.
-                fragment |= u16::from_be_bytes([b2, b3]) & !0b110 != 0;
-                units = 0;
-            }
-            // RFC 4302 2.2: in units of four bytes, minus two.
-            51 => {
-                unit = 4;
-                units = units.saturating_add(1);
-            }
-            _ => {}
-        }
-        offset += (units as usize + 1) * unit;
+        let (following, length, piece) = read_extension(buf, next, offset)?;
+        // RFC 6946: a fragment that is whole is an ordinary packet.
+        fragment = piece != 0;
+        offset += length;
         if offset > MAX_L4_OFFSET as usize {
             return None;
         }
         next = following;
     }
+    if next == ICMP6 {
+        // RFC 4443 2.1: errors are the types below 128.
+        let is_error = !fragment && matches!(buf.load::<u8>(offset)?, 1..=4);
+        let bytes = ip.payload_length.get() as usize + IPV6_LEN;
+        let key = ConnKey6::new(ip.source, ip.destination, [0, 0], ICMP6);
+        return message(key, is_error, (l3, offset, bytes), tags).map(Parsed::Icmp6);
+    }
     finish6(buf, &ip, (next, fragment), (l3, offset), tags).map(Parsed::V6)
+}
+
+/// Whether a next header is an extension header that can be read over: hop-by-hop and destination
+/// options, routing, fragment, authentication.
+#[inline(always)]
+pub(crate) const fn is_extension(next: u8) -> bool {
+    matches!(next, 0 | 60 | 43 | 44 | 51)
+}
+
+/// The extension header `kind` at `offset`: what follows it, its length, and for a fragment header
+/// its offset and flag More Fragments as they lie in it, else 0.
+#[inline(always)]
+pub(crate) fn read_extension<B: Buf + ?Sized>(
+    buf: &B,
+    kind: u8,
+    offset: usize,
+) -> Option<(u8, usize, u16)> {
+    let [following, units, b2, b3]: [u8; 4] = buf.load(offset)?;
+    match kind {
+        // RFC 8200 4.4: with segments left, the destination is not the final one.
+        43 if b3 != 0 => None,
+        44 => Some((following, 8, u16::from_be_bytes([b2, b3]) & !0b110)),
+        // RFC 4302 2.2: in units of four bytes, minus two.
+        51 => Some((following, (units.saturating_add(1) as usize + 1) * 4, 0)),
+        _ => Some((following, (units as usize + 1) * 8, 0)),
+    }
+}
+
+/// An ICMP error of which at least its own header and a quoted IPv4 header are there by length.
+#[inline(always)]
+fn message<K: ConnKey>(
+    key: K,
+    is_error: bool,
+    (l3, l4, bytes): (usize, usize, usize),
+    tags: Tags,
+) -> Option<Packet<K>> {
+    (is_error && l4 + ICMP_LEN + IPV4_LEN <= l3 + bytes).then_some(Packet {
+        key,
+        l3_offset: l3 as u32,
+        l4_offset: l4 as u32,
+        bytes: bytes as u32,
+        tcp_flags: 0,
+        fragment: false,
+        tags,
+    })
 }
 
 #[inline(always)]
@@ -434,7 +493,7 @@ fn split(ports: u32) -> [Be16; 2] {
 
 impl Ipv6Header {
     #[inline(always)]
-    fn is_version_6(&self) -> bool {
+    pub(crate) fn is_version_6(&self) -> bool {
         self.version_class_flow.to_ne_bytes()[0] >> 4 == 6
     }
 }

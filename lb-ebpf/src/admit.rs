@@ -172,7 +172,7 @@ fn drop(counter: Counter) -> Result<Admitted, u32> {
 /// Whether the frame is for this node: a switch that floods, or a capture that makes an interface
 /// promiscuous, must not make a standby director forward copies.
 #[inline(always)]
-fn is_addressed_to_us(ctx: *mut xdp_md, [first, second, _]: Macs) -> bool {
+pub fn is_addressed_to_us(ctx: *mut xdp_md, [first, second, _]: Macs) -> bool {
     let Some(interface) = maps::INTERFACES.get(ingress(ctx)) else {
         return true;
     };
@@ -181,6 +181,27 @@ fn is_addressed_to_us(ctx: *mut xdp_md, [first, second, _]: Macs) -> bool {
     let [head, tail] = *pod::head::<Interface, [u32; 2]>(interface);
     let own = tail & half;
     head | own == 0 || (head == first && own == second & half)
+}
+
+/// ICMP errors that one CPU makes in a second at most, as the kernel's icmp_msgs_per_sec: senders can
+/// be forged, and the answers must not become a flood of their own. One is enough for a sender.
+const ICMP_A_SECOND: u64 = 1000;
+
+/// Whether this CPU may make one more ICMP error, or tell the controller of one, in this second.
+#[inline(always)]
+pub fn may_send_icmp(now: u64) -> bool {
+    let (Some(own), Some(config)) = (maps::PER_CPU.get_ptr_mut(0), maps::CONFIG.get(0)) else {
+        return false;
+    };
+    // SAFETY: this CPU's own element.
+    unsafe {
+        if now.wrapping_sub((*own).icmp_second) >= config.hz {
+            (*own).icmp_second = now;
+            (*own).icmp_made = 0;
+        }
+        (*own).icmp_made += 1;
+        (*own).icmp_made <= ICMP_A_SECOND
+    }
 }
 
 /// Counts new flows of this CPU in this second against the configured limit.

@@ -33,8 +33,9 @@ use lb_common::wire::{self, Packet, Parsed};
 
 use crate::admit::Admitted;
 use crate::conntrack::Followed;
+use crate::forward::{icmp, too_big, tunnel};
 use crate::frame::Frame;
-use crate::stage::Stage;
+use crate::stage::{Chosen, Stage};
 
 /// The plain frames of known connections; everything else goes on to the programs below.
 ///
@@ -59,12 +60,15 @@ pub fn lb_guard(ctx: XdpContext) -> u32 {
     guard::run(&ctx)
 }
 
-/// Frames with VLAN tags, IPv4 options or IPv6 extension headers, fragments, and what is not ours.
+/// Frames with VLAN tags, IPv4 options or IPv6 extension headers, fragments, ICMP errors, and what
+/// is not ours.
 #[xdp(frags)]
 pub fn lb_unusual(ctx: XdpContext) -> u32 {
     match wire::parse(&Frame::new(ctx.ctx)) {
         Parsed::V4(packet) => stage::known(&ctx, &packet),
         Parsed::V6(packet) => stage::known(&ctx, &packet),
+        Parsed::Icmp4(packet) => stage::icmp(&ctx, &packet),
+        Parsed::Icmp6(packet) => stage::icmp(&ctx, &packet),
         Parsed::Other => xdp_action::XDP_PASS,
     }
 }
@@ -91,6 +95,42 @@ pub fn lb_admit4(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn lb_admit6(ctx: XdpContext) -> u32 {
     admit_new::<ConnKey6>(&ctx)
+}
+
+/// An IPv4 packet to a real server behind a tunnel.
+#[xdp(frags)]
+pub fn lb_tunnel4(ctx: XdpContext) -> u32 {
+    tunnel::send::<ConnKey4>(&ctx)
+}
+
+/// An IPv6 packet to a real server behind a tunnel.
+#[xdp(frags)]
+pub fn lb_tunnel6(ctx: XdpContext) -> u32 {
+    tunnel::send::<ConnKey6>(&ctx)
+}
+
+/// An IPv4 packet that is too big for the way to its real server.
+#[xdp(frags)]
+pub fn lb_too_big4(ctx: XdpContext) -> u32 {
+    too_big::judge::<ConnKey4>(&ctx)
+}
+
+/// An IPv6 packet that is too big for the way to its real server.
+#[xdp(frags)]
+pub fn lb_too_big6(ctx: XdpContext) -> u32 {
+    too_big::judge::<ConnKey6>(&ctx)
+}
+
+/// An ICMP error.
+#[xdp(frags)]
+pub fn lb_icmp4(ctx: XdpContext) -> u32 {
+    icmp::follow::<ConnKey4>(&ctx)
+}
+
+/// An ICMPv6 error.
+#[xdp(frags)]
+pub fn lb_icmp6(ctx: XdpContext) -> u32 {
+    icmp::follow::<ConnKey6>(&ctx)
 }
 
 /// Closes expired connections among the keys in the packet. See `expire`.
@@ -121,7 +161,8 @@ fn run<K: Stage>(ctx: &XdpContext, frame: Frame, packet: &Packet<K>) -> u32 {
     match conntrack::follow(ctx.ctx, &frame, packet, now) {
         Followed::Request(index, server) => {
             let controlled = maps::CONFIG.get(0).is_some_and(|c| forward::is_controlled(c, now));
-            forward::to_server(ctx.ctx, frame, packet, (index, false), server, controlled)
+            let chosen = Chosen { index, is_new: 0 };
+            forward::to_server(ctx.ctx, frame, packet, chosen, server, controlled)
         }
         Followed::Reply(entry, index) => forward::to_client(ctx.ctx, frame, packet, index, entry),
         Followed::Orphan => {
@@ -166,7 +207,8 @@ fn admit_new<K: Stage>(ctx: &XdpContext) -> u32 {
         Some(server) => {
             let frame = Frame::new(ctx.ctx);
             let controlled = forward::is_controlled(config, now);
-            forward::to_server(ctx.ctx, frame, packet, (index, is_new), server, controlled)
+            let chosen = Chosen { index, is_new: u32::from(is_new) };
+            forward::to_server(ctx.ctx, frame, packet, chosen, server, controlled)
         }
         None => xdp_action::XDP_PASS,
     }
@@ -185,7 +227,7 @@ fn fragment<K: Stage>(key: &K) -> u32 {
 
 /// The kernel's time in jiffies: the cheapest clock there is (two instructions).
 #[inline(always)]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     // SAFETY: no arguments.
     unsafe { bpf_jiffies64() }
 }

@@ -6,8 +6,8 @@
 use aya_ebpf::bindings::{bpf_fib_lookup as FibLookup, xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use lb_common::conn::ConnKey;
-use lb_common::pod::{Address, unmapped};
-use lb_common::service::NeighbourWanted;
+use lb_common::pod;
+use lb_common::service::{EVENT_NEIGHBOUR, Event};
 use lb_common::verdict::Counter;
 use lb_common::wire::Link;
 
@@ -19,23 +19,44 @@ const AF_INET6: u8 = 10;
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`.
 const NO_NEIGHBOUR: i64 = 7;
 
-/// Finds the link towards `destination`. 0 when `link` was filled, else the verdict.
+/// Where a packet goes, as the routing table is asked: addresses as four words, the last one for
+/// IPv4.
+pub struct Query {
+    /// Its source.
+    pub source: [u32; 4],
+    /// Its destination, or the real server that it is for.
+    pub destination: [u32; 4],
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 1 for IPv4.
+    pub v4: u8,
+}
+
+impl Query {
+    /// A packet with this key, on its way to `destination`.
+    #[inline(always)]
+    pub fn of<K: ConnKey>(key: &K, destination: [u32; 4]) -> Self {
+        let v4 = u8::from(size_of::<K>() == size_of::<lb_common::conn::ConnKey4>());
+        Self { source: key.source_words(), destination, protocol: key.protocol(), v4 }
+    }
+}
+
+/// Finds the link of a packet. 0 when `link` was filled, else the verdict.
 #[inline(never)]
-pub fn ask<K: ConnKey>(ctx: *mut xdp_md, key: &K, destination: &Address, link: &mut Link) -> u32 {
+pub fn ask(ctx: *mut xdp_md, query: &Query, link: &mut Link) -> u32 {
     stats::count(Counter::RouteLookups);
     // SAFETY: the kernel's own struct; all zero is a valid value of it.
     let mut params: FibLookup = unsafe { core::mem::zeroed() };
     params.ifindex = ingress(ctx);
-    params.l4_protocol = key.protocol();
-    let source = key.source();
-    if size_of::<K>() == size_of::<lb_common::conn::ConnKey4>() {
+    params.l4_protocol = query.protocol;
+    if query.v4 != 0 {
         params.family = AF_INET;
-        params.__bindgen_anon_3.ipv4_src = u32::from_ne_bytes(unmapped(&source));
-        params.__bindgen_anon_4.ipv4_dst = u32::from_ne_bytes(unmapped(destination));
+        params.__bindgen_anon_3.ipv4_src = query.source[3];
+        params.__bindgen_anon_4.ipv4_dst = query.destination[3];
     } else {
         params.family = AF_INET6;
-        params.__bindgen_anon_3.ipv6_src = words(&source);
-        params.__bindgen_anon_4.ipv6_dst = words(destination);
+        params.__bindgen_anon_3.ipv6_src = query.source;
+        params.__bindgen_anon_4.ipv6_dst = query.destination;
     }
     // SAFETY: context and parameters are valid for the call.
     let found =
@@ -47,9 +68,16 @@ pub fn ask<K: ConnKey>(ctx: *mut xdp_md, key: &K, destination: &Address, link: &
         return 0;
     }
     if found == NO_NEIGHBOUR {
-        let wanted = NeighbourWanted { address: *destination, ifindex: params.ifindex, pad: 0 };
+        let address = match query.v4 {
+            0 => query.destination,
+            _ => mapped(query.destination[3]),
+        };
+        let mut event = Event::zeroed();
+        *pod::head_mut::<Event, [u32; 4]>(&mut event) = address;
+        event.kind = EVENT_NEIGHBOUR;
+        event.value = params.ifindex;
         // A full ring loses the event; the next packet makes another.
-        let _ = maps::EVENTS.output_untyped::<NeighbourWanted>(wanted, 0);
+        let _ = maps::EVENTS.output_untyped::<Event>(event, 0);
         stats::count(Counter::NeighbourUnresolved);
     } else {
         stats::count(Counter::NoRoute);
@@ -57,12 +85,8 @@ pub fn ask<K: ConnKey>(ctx: *mut xdp_md, key: &K, destination: &Address, link: &
     xdp_action::XDP_DROP
 }
 
+/// The words of the IPv4-mapped form of an address.
 #[inline(always)]
-fn words(a: &Address) -> [u32; 4] {
-    [
-        u32::from_ne_bytes([a[0], a[1], a[2], a[3]]),
-        u32::from_ne_bytes([a[4], a[5], a[6], a[7]]),
-        u32::from_ne_bytes([a[8], a[9], a[10], a[11]]),
-        u32::from_ne_bytes([a[12], a[13], a[14], a[15]]),
-    ]
+pub const fn mapped(v4: u32) -> [u32; 4] {
+    [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), v4]
 }

@@ -9,6 +9,8 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::programs::XdpContext;
 use lb_common::abi::Stage as Index;
 use lb_common::conn::{ConnKey4, ConnKey6};
+use lb_common::encap::Inner;
+use lb_common::icmp::Icmp;
 use lb_common::wire::Packet;
 
 use crate::conntrack::Table;
@@ -19,14 +21,30 @@ pub struct Handover {
     v4: Packet<ConnKey4>,
     v6: Packet<ConnKey6>,
     stale: u64,
+    server: Chosen,
+}
+
+/// The real server that was chosen for a packet.
+#[derive(Clone, Copy)]
+pub struct Chosen {
+    /// Its index.
+    pub index: u32,
+    /// 1: the packet began a connection that has an entry.
+    pub is_new: u32,
 }
 
 /// A family: its stages and its place in the hand-over.
-pub trait Stage: Table {
+pub trait Stage: Table + Inner + Icmp {
     /// The stage for packets that were read.
     const KNOWN: Index;
     /// The stage for packets without a connection.
     const ADMIT: Index;
+    /// The stage for packets to a real server behind a tunnel.
+    const TUNNEL: Index;
+    /// The stage for packets that do not fit.
+    const TOO_BIG: Index;
+    /// The stage for ICMP errors.
+    const ICMP: Index;
 
     /// The family's packet in the hand-over.
     fn slot(handover: *mut Handover) -> *mut Packet<Self>;
@@ -35,6 +53,9 @@ pub trait Stage: Table {
 impl Stage for ConnKey4 {
     const KNOWN: Index = Index::Known4;
     const ADMIT: Index = Index::Admit4;
+    const TUNNEL: Index = Index::Tunnel4;
+    const TOO_BIG: Index = Index::TooBig4;
+    const ICMP: Index = Index::Icmp4;
 
     #[inline(always)]
     fn slot(handover: *mut Handover) -> *mut Packet<Self> {
@@ -46,6 +67,9 @@ impl Stage for ConnKey4 {
 impl Stage for ConnKey6 {
     const KNOWN: Index = Index::Known6;
     const ADMIT: Index = Index::Admit6;
+    const TUNNEL: Index = Index::Tunnel6;
+    const TOO_BIG: Index = Index::TooBig6;
+    const ICMP: Index = Index::Icmp6;
 
     #[inline(always)]
     fn slot(handover: *mut Handover) -> *mut Packet<Self> {
@@ -78,6 +102,46 @@ pub fn known<K: Stage>(ctx: &XdpContext, packet: &Packet<K>) -> u32 {
 pub fn admit<K: Stage>(ctx: &XdpContext, packet: &Packet<K>, stale: u64) -> u32 {
     hand(packet, stale);
     go(ctx, K::ADMIT)
+}
+
+/// On to the tunnel of the real server that was chosen.
+#[inline(always)]
+pub fn tunnel<K: Stage>(ctx: &XdpContext, packet: &Packet<K>, server: Chosen) -> u32 {
+    hand_with_server(packet, server);
+    go(ctx, K::TUNNEL)
+}
+
+/// On to what becomes of a packet that does not fit.
+#[inline(always)]
+pub fn too_big<K: Stage>(ctx: &XdpContext, packet: &Packet<K>, server: Chosen) -> u32 {
+    hand_with_server(packet, server);
+    go(ctx, K::TOO_BIG)
+}
+
+/// On to the connection that an ICMP error is about.
+#[inline(always)]
+pub fn icmp<K: Stage>(ctx: &XdpContext, packet: &Packet<K>) -> u32 {
+    hand(packet, 0);
+    go(ctx, K::ICMP)
+}
+
+/// The packet that the stage before handed over, and its real server.
+#[inline(always)]
+pub fn handed_server<K: Stage>() -> Option<(&'static Packet<K>, Chosen)> {
+    let handover = maps::HANDOVER.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own element; the stage before wrote it.
+    unsafe { Some((&*K::slot(handover), (*handover).server)) }
+}
+
+#[inline(always)]
+fn hand_with_server<K: Stage>(packet: &Packet<K>, server: Chosen) {
+    if let Some(handover) = maps::HANDOVER.get_ptr_mut(0) {
+        // SAFETY: this CPU's own element.
+        unsafe {
+            core::ptr::write(K::slot(handover), *packet);
+            (*handover).server = server;
+        }
+    }
 }
 
 /// The packet that the stage before handed over, and the word of its stale entry or 0.

@@ -30,6 +30,15 @@ pub fn packet_in(index: u32, bytes: u32, is_new: bool) {
     }
 }
 
+/// Counts a connection whose first packet went nowhere.
+#[inline(always)]
+pub fn connection(index: u32) {
+    if let Some(traffic) = maps::TRAFFIC.get_ptr_mut(index) {
+        // SAFETY: this CPU's own element.
+        unsafe { (*traffic).connections += 1 };
+    }
+}
+
 /// Counts a packet from a real server.
 #[inline(always)]
 pub fn packet_out(index: u32, bytes: u32) {

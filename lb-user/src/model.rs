@@ -130,6 +130,8 @@ pub struct VirtualService {
     pub hash: Hash,
     /// How packets reach the real server.
     pub forwarding: ForwardingMethod,
+    /// How its tunnels are made; without a meaning for other methods.
+    pub tunnel: Tunnel,
     /// What becomes of a real server's connections when its check fails.
     pub on_failure: OnFailure,
     /// Real servers in file order.
@@ -208,6 +210,31 @@ pub enum ForwardingMethod {
     Dr,
     /// The destination is rewritten, and the source of the replies back.
     Nat,
+    /// The packet gets another IP header; the real server takes it off and answers the client
+    /// itself.
+    Tunnel,
+}
+
+/// The `tunnel` key of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The outer header.
+    pub kind: TunnelKind,
+    /// The MSS in a client's SYN is lowered to what fits the tunnel.
+    pub mss_clamp: bool,
+}
+
+/// Kinds of tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelKind {
+    /// IP in IP, of any families (RFC 2003, RFC 2473, RFC 4213).
+    Ipip,
+}
+
+impl Default for Tunnel {
+    fn default() -> Self {
+        Self { kind: TunnelKind::Ipip, mss_clamp: true }
+    }
 }
 
 /// `on_failure`: what a failed check does beyond stopping new connections.

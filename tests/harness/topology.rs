@@ -4,7 +4,7 @@
 //!   client --wan0--+ bridge wan +--wan0-- director --lan0--+ bridge lan +--lan0-- rs1..rsN
 //!   client --lan0------------------------------------------+ (Shape::OneLan, Shape::Both)
 //! ```
-//! [`Shape`] says on which side the client stands. Both families are configured everywhere. The
+//! [`Shape`] says on which side the client stands, or that a router stands between it and both. Both families are configured everywhere. The
 //! bridges live in a namespace of their own (`fabric`). What veth needs beside a real NIC is done
 //! here: transmit checksumming off, GRO on, a stub XDP program on bridge ports that face the
 //! director, bridge netfilter off. Forwarding sysctls are left to the product.
@@ -39,14 +39,20 @@ pub enum Shape {
         /// Number of real servers.
         servers: usize,
     },
+    /// The client is behind a router, which has a leg on either side (see [`Lab::router`]).
+    Routed {
+        /// Number of real servers.
+        servers: usize,
+    },
 }
 
 impl Shape {
     fn servers(self) -> usize {
         match self {
-            Self::OneLan { servers } | Self::TwoArms { servers } | Self::Both { servers } => {
-                servers
-            }
+            Self::OneLan { servers }
+            | Self::TwoArms { servers }
+            | Self::Both { servers }
+            | Self::Routed { servers } => servers,
         }
     }
 
@@ -55,7 +61,7 @@ impl Shape {
     }
 
     fn client_on_lan(self) -> bool {
-        !matches!(self, Self::TwoArms { .. })
+        matches!(self, Self::OneLan { .. } | Self::Both { .. })
     }
 }
 
@@ -82,6 +88,16 @@ pub mod address {
     pub const CLIENT_WAN: [&str; 2] = ["10.0.2.2", "fd00:2::2"];
     /// The director's own address on `wan0`.
     pub const DIRECTOR_WAN: [&str; 2] = ["10.0.2.1", "fd00:2::1"];
+    /// The client behind the router.
+    pub const CLIENT_FAR: [&str; 2] = ["10.0.3.2", "fd00:3::2"];
+    /// The router's address towards that client.
+    pub const ROUTER_FAR: [&str; 2] = ["10.0.3.1", "fd00:3::1"];
+    /// The router's address towards `wan0`.
+    pub const ROUTER_WAN: [&str; 2] = ["10.0.2.3", "fd00:2::3"];
+    /// The router's address on the LAN.
+    pub const ROUTER_LAN: [&str; 2] = ["10.0.1.3", "fd00:1::3"];
+    /// Networks that the client behind the router is in.
+    pub const FAR: [&str; 2] = ["10.0.3.0/24", "fd00:3::/64"];
     /// The client's address on the LAN.
     pub const CLIENT_LAN: [&str; 2] = ["10.0.1.2", "fd00:1::2"];
     /// The director's own address on `lan0`.
@@ -102,6 +118,9 @@ pub struct Lab {
     pub client: Netns,
     /// Where `lb` runs.
     pub director: Netns,
+    /// Between the client and all others, with the legs `far0`, `wan0` and `lan0`
+    /// ([`Shape::Routed`]).
+    pub router: Option<Netns>,
     /// The real servers; `servers[0]` is rs1.
     pub servers: Vec<Netns>,
     /// Its folder.
@@ -124,23 +143,36 @@ impl Lab {
         let fabric = Netns::create("fabric")?;
         let client = Netns::create("client")?;
         let director = Netns::create("director")?;
+        let router = match shape {
+            Shape::Routed { .. } => Some(Netns::create("router")?),
+            _ => None,
+        };
         let servers = (1..=shape.servers())
             .map(|n| Netns::create(&format!("rs{n}")))
             .collect::<Result<Vec<_>>>()?;
         fabric.sysctl(&BRIDGE_SYSCTLS).context("switch bridge netfilter off")?;
-        for ns in [&fabric, &client, &director].into_iter().chain(&servers) {
+        for ns in [&fabric, &client, &director].into_iter().chain(&router).chain(&servers) {
             ns.sysctl(&SYSCTLS)?;
         }
         let mut wires = Wires::new(&fabric);
         let mut stubs = Vec::new();
         if shape.has_wan() {
             wires.bridge("wan");
-            wires.plug("c-wan", "wan", &client, "wan0");
+            match &router {
+                Some(router) => wires.plug("r-wan", "wan", router, "wan0"),
+                None => wires.plug("c-wan", "wan", &client, "wan0"),
+            };
             stubs.push(wires.plug("d-wan", "wan", &director, "wan0"));
         }
         wires.bridge("lan");
         if shape.client_on_lan() {
             wires.plug("c-lan", "lan", &client, "lan0");
+        }
+        if let Some(router) = &router {
+            wires.bridge("far");
+            wires.plug("c-far", "far", &client, "far0");
+            wires.plug("r-far", "far", router, "far0");
+            wires.plug("r-lan", "lan", router, "lan0");
         }
         stubs.push(wires.plug("d-lan", "lan", &director, "lan0"));
         for (n, server) in servers.iter().enumerate() {
@@ -149,8 +181,17 @@ impl Lab {
         wires.connect()?;
         let stubs = fabric.enter(|| stubs.iter().map(|port| Stub::attach(port)).collect())?;
         let dir = LabDir::create()?;
-        let lab =
-            Self { client, director, servers, dir, shape, _stubs: stubs, fabric, _turn: turn };
+        let lab = Self {
+            client,
+            director,
+            router,
+            servers,
+            dir,
+            shape,
+            _stubs: stubs,
+            fabric,
+            _turn: turn,
+        };
         lab.configure()?;
         Ok(lab)
     }
@@ -207,6 +248,35 @@ impl Lab {
         Ok(())
     }
 
+    /// A router that knows everybody; the director and the servers reach the client through it.
+    fn configure_router(&self, router: &Netns) -> Result<()> {
+        use address::{CLIENT_FAR, FAR, ROUTER_FAR, ROUTER_LAN, ROUTER_WAN};
+        equip(&self.client, "far0", CLIENT_FAR)?;
+        default_route(&self.client, ROUTER_FAR)?;
+        equip(router, "far0", ROUTER_FAR)?;
+        equip(router, "wan0", ROUTER_WAN)?;
+        equip(router, "lan0", ROUTER_LAN)?;
+        router.sysctl(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")])?;
+        let [far4, far6] = FAR;
+        let [wan4, wan6] = ROUTER_WAN;
+        self.director.ip(&format!("route add {far4} via {wan4}\nroute add {far6} via {wan6}\n"))
+    }
+
+    /// Dr behind the router: the servers reach the client by it and not by the director.
+    ///
+    /// # Errors
+    /// When a route cannot be added.
+    pub fn route_replies_through_router(&self) -> Result<()> {
+        let ([far4, far6], [via4, via6]) = (address::FAR, address::ROUTER_LAN);
+        for server in &self.servers {
+            server.ip(&format!(
+                "route replace {far4} via {via4} dev lan0\n\
+                 route replace {far6} via {via6} dev lan0\n"
+            ))?;
+        }
+        Ok(())
+    }
+
     /// Makes room for an outer header between the director and the servers; the client's own
     /// interface keeps its MTU, so its packets never need more.
     ///
@@ -221,6 +291,20 @@ impl Lab {
             server.ip(&format!("link set lan0 mtu {mtu}\n"))?;
         }
         Ok(())
+    }
+
+    /// Makes the router's way to the client as narrow as `mtu`, without a link whose ends would
+    /// tell of it: packets that do not fit are answered as RFC 1191 and 8201 have it.
+    ///
+    /// # Errors
+    /// When there is no router, or a route cannot be added.
+    pub fn narrow_the_way_to_the_client(&self, mtu: u32) -> Result<()> {
+        let router = self.router.as_ref().ok_or_else(|| anyhow!("the lab has no router"))?;
+        let [client4, client6] = address::CLIENT_FAR;
+        router.ip(&format!(
+            "route replace {client4}/32 dev far0 mtu lock {mtu}\n\
+             route replace {client6}/128 dev far0 mtu lock {mtu}\n"
+        ))
     }
 
     /// Prints the log of every daemon that ran here, for a scenario that failed.
@@ -250,13 +334,18 @@ impl Lab {
         let [client_lan, client_wan] = [address::CLIENT_LAN, address::CLIENT_WAN];
         let [director_lan, director_wan] = [address::DIRECTOR_LAN, address::DIRECTOR_WAN];
         if self.shape.has_wan() {
-            equip(&self.client, "wan0", client_wan)?;
+            if self.router.is_none() {
+                equip(&self.client, "wan0", client_wan)?;
+            }
             equip(&self.director, "wan0", director_wan)?;
         }
         equip(&self.director, "lan0", director_lan)?;
+        if let Some(router) = &self.router {
+            self.configure_router(router)?;
+        }
         if self.shape.client_on_lan() {
             equip(&self.client, "lan0", client_lan)?;
-        } else {
+        } else if self.router.is_none() {
             default_route(&self.client, director_wan)?;
         }
         // Short connections in a loop leave many ports in TIME_WAIT.

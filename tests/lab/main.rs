@@ -11,6 +11,7 @@ mod itself;
 mod life;
 mod metrics;
 mod passing;
+mod path_mtu;
 mod probes;
 mod real_servers;
 mod schedulers;

@@ -30,7 +30,7 @@ pub(crate) enum Class {
     Fragment,
     /// For a service, in a frame for us: never to the stack.
     Ours,
-    /// A reply, or a frame for another station: it depends on what is known.
+    /// A reply, an ICMP error, or a frame for another station: it depends on what is known.
     Depends,
 }
 
@@ -43,6 +43,9 @@ impl Served {
         if packet.fragment {
             let ours = self.vips.contains(&packet.destination);
             return if ours { Class::Fragment } else { Class::Foreign };
+        }
+        if packet.error {
+            return Class::Depends;
         }
         let (from, to) = packet.ports;
         if self.services.contains(&(packet.destination, to, packet.protocol)) {
@@ -61,6 +64,8 @@ struct Packet {
     protocol: u8,
     ports: (u16, u16),
     fragment: bool,
+    /// An ICMP error.
+    error: bool,
 }
 
 /// A number in network order.
@@ -144,7 +149,14 @@ fn finish(
     source: &[u8],
     destination: &[u8],
 ) -> Option<Packet> {
+    let errors: &[u8] = match (protocol, source.len()) {
+        (1, 4) => &[3, 11, 12],
+        (58, 16) => &[1, 2, 3, 4],
+        _ => &[],
+    };
+    let error = !fragment && packet.get(at).is_some_and(|kind| errors.contains(kind));
     let need = match protocol {
+        1 | 58 if error => 8,
         6 => 20,
         17 => 8,
         _ => return None,
@@ -158,5 +170,5 @@ fn finish(
         (number(packet, at)?, number(packet, at + 2)?)
     };
     let (source, destination) = (source.to_vec(), destination.to_vec());
-    Some(Packet { source, destination, protocol, ports, fragment })
+    Some(Packet { source, destination, protocol, ports, fragment, error })
 }

@@ -54,6 +54,8 @@ pub(crate) struct Frame {
     /// IPv6 extension headers: number and bytes; the first byte of each is filled in.
     pub(crate) extensions: Vec<(u8, Vec<u8>)>,
     pub(crate) l4: L4,
+    /// TCP options; a multiple of four bytes.
+    pub(crate) tcp_options: Vec<u8>,
     pub(crate) ports: (u16, u16),
     pub(crate) payload: Vec<u8>,
     /// Bytes after the packet, as short frames have them.
@@ -74,6 +76,7 @@ impl Frame {
             fragment: 0,
             extensions: Vec::new(),
             l4,
+            tcp_options: Vec::new(),
             ports: (source.1, destination.1),
             payload: b"payload".to_vec(),
             padding: 0,
@@ -152,7 +155,9 @@ impl Frame {
         match self.l4 {
             L4::Tcp(flags) => {
                 out.extend([0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08]);
-                out.extend([0x50, flags, 0x20, 0x00, 0, 0, 0, 0]);
+                let words = 5 + self.tcp_options.len() / 4;
+                out.extend([(words as u8) << 4, flags, 0x20, 0x00, 0, 0, 0, 0]);
+                out.extend(&self.tcp_options);
                 out.extend(&self.payload);
                 let sum = self.l4_checksum(&out).to_be_bytes();
                 out[16..18].copy_from_slice(&sum);

@@ -17,6 +17,7 @@ use crate::dice::{Dice, seed};
 use crate::frames::{Frame, L4, flag, hex, octets};
 use crate::rig::*;
 use crate::services::*;
+use crate::{errors, tunnels};
 
 /// Frames of a run, unless `LB_FUZZ_FRAMES` says otherwise.
 const FRAMES: u64 = 1_000_000;
@@ -136,12 +137,21 @@ impl Fuzzer {
                     let mut wanted =
                         Wanted::new(method, protocol, vip(v6, port), &servers(v6, 2, 8000 + port));
                     wanted.tags = tags.to_vec();
+                    wanted.mtu = 1400;
                     if empty {
                         (wanted.ring, wanted.maglev) = (Vec::new(), Vec::new());
                     }
                     let service = rig.install(&wanted)?;
                     fuzzer.know(&service);
                 }
+            }
+        }
+        for (inner6, outer6) in tunnels::FAMILIES {
+            for protocol in [TCP, UDP] {
+                let mut wanted = tunnels::wanted(protocol, inner6, outer6, 2);
+                (wanted.mtu, wanted.mss_clamp) = (1400, true);
+                let service = rig.install(&wanted)?;
+                fuzzer.know(&service);
             }
         }
         Ok(fuzzer)
@@ -166,6 +176,12 @@ impl Fuzzer {
             self.seeds.push((request.bytes(), CLIENT_SIDE));
             let tagged = Frame { tags: vec![(0x88a8, 1), (0x8100, 2)], ..request.clone() };
             self.seeds.push((tagged.bytes(), CLIENT_SIDE));
+            for error in errors::seeds(service, client(v6, n % 3)) {
+                self.seeds.push((error, CLIENT_SIDE));
+            }
+            let mut syn = Frame { tcp_options: vec![2, 4, 5, 0xb4], ..request.clone() };
+            syn.payload.resize(if n == 0 { 1500 } else { 4 }, 7);
+            self.seeds.push((syn.bytes(), CLIENT_SIDE));
             let mut odd = Frame { payload: vec![1; 9], ttl: 1, padding: 3, ..request.clone() };
             if v6 {
                 odd.extensions = vec![(0, vec![0; 8]), (60, vec![0; 8]), (43, vec![0; 8])];

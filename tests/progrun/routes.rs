@@ -4,7 +4,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use harness::process::run;
-use lb_common::service::{CONFIG_REPLY_ROUTE, INTERFACE_DOWN, METHOD_DR, METHOD_NAT};
+use lb_common::service::{
+    CONFIG_REPLY_ROUTE, EVENT_NEIGHBOUR, INTERFACE_DOWN, METHOD_DR, METHOD_NAT,
+};
 use lb_common::verdict::Counter;
 
 use crate::frames::{Frame, L4, Mac, Tag, flag};
@@ -202,7 +204,7 @@ fn the_routing_tables_answer_is_used_as_the_kernel_gives_it() {
             assert_eq!(counted.get("route_lookups"), Some(&1));
             let event = rig.dataplane.tables().next_event().context("no event")?;
             assert_eq!(event.address, address(service.wanted.servers[1].0));
-            assert_eq!(event.ifindex, SERVER_SIDE);
+            assert_eq!((event.kind, event.value), (EVENT_NEIGHBOUR, SERVER_SIDE));
             assert!(rig.dataplane.tables().next_event().is_none());
         }
         Ok(())

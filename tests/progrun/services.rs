@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 use lb_common::hash;
 use lb_common::service::{
-    METHOD_DR, METHOD_NAT, RS_NEXT_HOP, RS_VALID, RealServer, Region, SCHEDULER_RING,
+    METHOD_DR, METHOD_NAT, RS_MSS_CLAMP, RS_NEXT_HOP, RS_VALID, RealServer, Region, SCHEDULER_RING,
     SERVICE_HASH_FALLBACK, SERVICE_HASH_PORT, ServiceEntry, ServiceKey,
 };
 use lb_common::wire::{Link, TAGS_PROVIDER};
@@ -45,6 +45,11 @@ pub(crate) struct Wanted {
     pub(crate) egress: u32,
     /// False: the routing table is asked.
     pub(crate) next_hop: bool,
+    /// Largest packet that reaches a server, its tunnel's header taken off.
+    pub(crate) mtu: u16,
+    /// Our end of tunnels.
+    pub(crate) tunnel_source: Option<IpAddr>,
+    pub(crate) mss_clamp: bool,
 }
 
 impl Wanted {
@@ -66,6 +71,9 @@ impl Wanted {
             tags: Vec::new(),
             egress: SERVER_SIDE,
             next_hop: true,
+            mtu: 0,
+            tunnel_source: None,
+            mss_clamp: false,
         }
     }
 }
@@ -190,11 +198,15 @@ fn element(wanted: &Wanted, service: u32, index: u32, end: End) -> RealServer {
         address: address(end.0),
         port: end.1,
         generation: 1,
-        flags: RS_VALID | if wanted.next_hop { RS_NEXT_HOP } else { 0 },
+        flags: RS_VALID
+            | if wanted.next_hop { RS_NEXT_HOP } else { 0 }
+            | if wanted.mss_clamp { RS_MSS_CLAMP } else { 0 },
         service,
         timeouts: wanted.profile,
         next_hop: if wanted.next_hop { next_hop } else { Link::zeroed() },
         method: wanted.method,
+        mtu: wanted.mtu,
+        tunnel_source: wanted.tunnel_source.map_or([0; 16], address),
         ..RealServer::zeroed()
     }
 }

@@ -95,8 +95,17 @@ pub(super) static SCHEDULERS: Words<model::Scheduler> = Words {
 };
 pub(super) static FORWARDING: Words<model::ForwardingMethod> = Words {
     what: "forwarding method",
-    built: &[("dr", model::ForwardingMethod::Dr), ("nat", model::ForwardingMethod::Nat)],
-    later: &["fullnat", "tunnel"],
+    built: &[
+        ("dr", model::ForwardingMethod::Dr),
+        ("nat", model::ForwardingMethod::Nat),
+        ("tunnel", model::ForwardingMethod::Tunnel),
+    ],
+    later: &["fullnat"],
+};
+pub(super) static TUNNEL_TYPES: Words<model::TunnelKind> = Words {
+    what: "tunnel type",
+    built: &[("ipip", model::TunnelKind::Ipip)],
+    later: &["gue", "gre"],
 };
 pub(super) static ON_FAILURE: Words<model::OnFailure> = Words {
     what: "on_failure",
@@ -238,7 +247,7 @@ static VIRTUAL_SERVICE: &[Key] = &[
     later("sorry_server", Map(&[later("address", Value), later("port", Value)])),
     built("real_servers", Map(REAL_SERVER)),
     later("one_packet", Value),
-    later("tunnel", Map(&[later("type", Value), later("mss_clamp", Value)])),
+    built("tunnel", Map(&[built("type", Value), built("mss_clamp", Value)])),
 ];
 static PERSISTENCE: &[Key] =
     &[later("timeout", Value), later("netmask", Value), later("netmask6", Value)];

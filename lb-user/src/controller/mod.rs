@@ -5,7 +5,8 @@
 //! - [`event`] is everything that can happen; [`signals`] and the sources below send it;
 //! - [`request`] is what `admin` asks, answered with [`document`]s;
 //! - `task` is the owner; `reload` starts it and follows the file; `wanted` says what the maps
-//!   should hold, `engine` makes them so, `routes` keeps next hops current, `report` documents, `snapshot` metrics;
+//!   should hold, `engine` makes them so, `routes` keeps next hops and paths current, with
+//!   `path_mtu` for what routers report, `report` makes documents, `snapshot` metrics;
 //! - `bans` keeps what is denied at run time, beside the file's list;
 //! - [`effective`](mod@effective) is the one place where configured weight, health and admin state meet;
 //! - [`preflight`] says before the start what the host lacks;
@@ -21,6 +22,7 @@ pub mod engine;
 pub mod event;
 mod follow;
 pub mod notify;
+pub mod path_mtu;
 pub mod preflight;
 mod reload;
 pub mod report;

@@ -160,7 +160,7 @@ impl Source<'_> {
         if let Some(engine) = self.engine.as_deref_mut() {
             for (counter, value) in engine.dataplane().tables().counters()? {
                 let by_reason = match counter.kind() {
-                    CounterKind::Drop => &mut stats.drops,
+                    CounterKind::Drop | CounterKind::Answered => &mut stats.drops,
                     CounterKind::WithoutEntry => &mut stats.without_entry,
                     CounterKind::Note => &mut stats.notes,
                 };
@@ -319,6 +319,7 @@ fn forwarding(method: ForwardingMethod) -> &'static str {
     match method {
         ForwardingMethod::Dr => "dr",
         ForwardingMethod::Nat => "nat",
+        ForwardingMethod::Tunnel => "tunnel",
     }
 }
 

@@ -7,12 +7,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::controller::event::Event;
+use crate::controller::path_mtu::PathMtus;
 use crate::netlink::{
-    LinkTable, Neighbour, Netlink, NetlinkError, NetlinkEvent, NextHop, Ownership, Resolution,
+    LinkTable, Neighbour, Netlink, NetlinkError, NetlinkEvent, NextHop, Ownership, Path, Resolution,
 };
 
 /// What the task is told.
@@ -22,6 +24,15 @@ pub enum Ask {
     Destinations(BTreeSet<IpAddr>),
     /// The kernel program dropped packets for want of this destination's neighbour.
     Missed(IpAddr),
+    /// A router reported the path MTU of a tunnel.
+    PathMtu {
+        /// The tunnel's far end.
+        destination: IpAddr,
+        /// Its near end; a report about somebody else's tunnel has another one.
+        source: IpAddr,
+        /// The MTU, 0 if the router did not say.
+        mtu: u32,
+    },
     /// The kernel's links, neighbours or routes changed.
     Netlink(NetlinkEvent),
     /// End; the neighbours that were added are removed, unless they are to stay.
@@ -46,6 +57,8 @@ pub struct Routes {
     pub links: LinkTable,
     /// Next hop by destination; a destination without one is not reachable by now.
     pub hops: BTreeMap<IpAddr, NextHop>,
+    /// Path by destination, also while its next hop does not answer.
+    pub paths: BTreeMap<IpAddr, Path>,
 }
 
 /// When what failed is asked again.
@@ -66,6 +79,8 @@ struct Resolver {
     links: LinkTable,
     destinations: BTreeMap<IpAddr, Option<Resolution>>,
     missed: BTreeSet<IpAddr>,
+    /// What routers reported of paths.
+    learnt: PathMtus,
     managed: BTreeSet<(u32, IpAddr)>,
     sent: Option<Routes>,
     /// The last round left something open.
@@ -90,6 +105,7 @@ impl Resolver {
             links: LinkTable::default(),
             destinations: BTreeMap::new(),
             missed: BTreeSet::new(),
+            learnt: PathMtus::default(),
             managed: BTreeSet::new(),
             sent: None,
             retry: false,
@@ -98,9 +114,12 @@ impl Resolver {
 
     async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
         loop {
+            let now = Instant::now();
+            let retry = std::mem::take(&mut self.retry).then_some(RETRY);
+            let forgotten = self.learnt.expires_at().map(|at| at.saturating_duration_since(now));
             let asked = asks.recv();
-            let first = if std::mem::take(&mut self.retry) {
-                match tokio::time::timeout(RETRY, asked).await {
+            let first = if let Some(wait) = retry.into_iter().chain(forgotten).min() {
+                match tokio::time::timeout(wait, asked).await {
                     Ok(first) => first,
                     Err(_elapsed) => Some(Ask::Netlink(NetlinkEvent::Resync)),
                 }
@@ -155,8 +174,25 @@ impl Resolver {
                 round.links = true;
                 round.all = true;
             }
+            Ask::PathMtu { destination, source, mtu } => self.hear(destination, source, mtu),
             Ask::Stop { .. } => {}
         }
+    }
+
+    /// Takes a router's report, if it is about a path of ours.
+    fn hear(&mut self, destination: IpAddr, source: IpAddr, mtu: u32) {
+        let Some(path) = self.path(&destination) else { return };
+        if path.source == Some(source)
+            && self.learnt.hear(Instant::now(), destination, mtu, path.mtu)
+        {
+            tracing::info!(%destination, mtu, "a router reports a smaller path MTU");
+        }
+    }
+
+    /// The path to a destination, as narrow as it is known to be.
+    fn path(&self, destination: &IpAddr) -> Option<Path> {
+        let path = self.destinations.get(destination)?.as_ref()?.path?;
+        Some(Path { mtu: self.learnt.narrowed(*destination, path.mtu), ..path })
     }
 
     /// Destinations whose packets go to this neighbour.
@@ -240,11 +276,14 @@ impl Resolver {
     }
 
     async fn send(&mut self) {
+        let destinations = &self.destinations;
+        self.learnt.expire(Instant::now(), |ip| destinations.contains_key(ip));
         let hop = |(ip, resolution): (&IpAddr, &Option<Resolution>)| {
             Some((*ip, resolution.as_ref()?.next_hop.ok()?))
         };
         let hops = self.destinations.iter().filter_map(hop).collect();
-        let routes = Routes { links: self.links.clone(), hops };
+        let paths = self.destinations.keys().filter_map(|ip| Some((*ip, self.path(ip)?))).collect();
+        let routes = Routes { links: self.links.clone(), hops, paths };
         if self.sent.as_ref() != Some(&routes) {
             self.sent = Some(routes.clone());
             // A controller that is gone needs no routes.

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
+use lb_common::service::{EVENT_NEIGHBOUR, EVENT_PATH_MTU};
 use tokio::sync::mpsc;
 
 use crate::controller::checked::{Checked, Health};
@@ -30,8 +31,8 @@ use crate::netlink::{Address, Netlink};
 const COALESCE: Duration = Duration::from_millis(10);
 /// How long a new real server waits for its next hop before the kernel program is left to ask.
 pub(super) const RESOLVE: Duration = Duration::from_secs(1);
-/// Dropped packets that are looked at per heartbeat.
-const MAX_MISSED: usize = 1024;
+/// Events of the kernel program that are looked at per heartbeat.
+const MAX_EVENTS: usize = 1024;
 /// Time between heartbeats.
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -263,11 +264,11 @@ impl Controller {
         if let Err(error) = engine.end_bans() {
             tracing::error!("bans that are over stay in the list: {error:#}");
         }
-        for _ in 0..MAX_MISSED {
-            let Some(missed) = engine.dataplane().tables().next_event() else { break };
-            let ip = crate::dataplane::listing::ip(&missed.address);
+        for _ in 0..MAX_EVENTS {
+            let Some(event) = engine.dataplane().tables().next_event() else { break };
+            let Some(ask) = ask_of(&event) else { continue };
             // A full queue: the next dropped packet asks again.
-            let _later = self.asks.try_send(Ask::Missed(ip));
+            let _later = self.asks.try_send(ask);
         }
     }
 
@@ -460,6 +461,20 @@ impl Controller {
 /// A seed that differs from one start to the next.
 pub(super) fn seed() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_nanos() as u64)
+}
+
+/// What an event of the kernel program asks of the resolver.
+fn ask_of(event: &lb_common::service::Event) -> Option<Ask> {
+    let ip = crate::dataplane::listing::ip;
+    match event.kind {
+        EVENT_NEIGHBOUR => Some(Ask::Missed(ip(&event.address))),
+        EVENT_PATH_MTU => Some(Ask::PathMtu {
+            destination: ip(&event.address),
+            source: ip(&event.source),
+            mtu: event.value,
+        }),
+        _ => None,
+    }
 }
 
 pub(super) fn failed(error: &anyhow::Error) -> Refusal {

@@ -13,7 +13,7 @@ use lb_common::conn::{State, Timeouts};
 use lb_common::pod::{Address, mapped};
 use lb_common::service::{
     CONFIG_ALLOW_ONLY, CONFIG_REPLY_ROUTE, INTERFACE_DOWN, Interface, METHOD_DR, METHOD_NAT,
-    SERVICE_HASH_FALLBACK, SERVICE_HASH_PORT, ServiceKey,
+    METHOD_TUNNEL, SERVICE_HASH_FALLBACK, SERVICE_HASH_PORT, ServiceKey,
 };
 use lb_common::wire::{self, Link};
 
@@ -26,7 +26,7 @@ use crate::model::{
     VirtualService,
 };
 use crate::netlink::NextHop;
-use crate::plan::{Settings, Wanted, WantedServer, WantedService};
+use crate::plan::{Path, Settings, Wanted, WantedServer, WantedService};
 
 /// What is known beside the configuration.
 pub struct World<'a> {
@@ -84,7 +84,9 @@ fn service(service: &VirtualService, world: &World<'_>) -> WantedService {
         method: match service.forwarding {
             ForwardingMethod::Dr => METHOD_DR,
             ForwardingMethod::Nat => METHOD_NAT,
+            ForwardingMethod::Tunnel => METHOD_TUNNEL,
         },
+        mss_clamp: service.tunnel.mss_clamp,
         flags: hash_flags(service),
         timeouts: 0,
         servers: service.real_servers.iter().map(|rs| server(service, rs, world)).collect(),
@@ -111,6 +113,7 @@ fn server(service: &VirtualService, server: &RealServer, world: &World<'_>) -> W
         place: effective.in_pool.then_some(server.weight),
         configured: true,
         next_hop: world.routes.hops.get(&server.address).map(link),
+        path: path(world.routes, server.address),
         expire: effective.expire_connections,
     }
 }
@@ -137,9 +140,17 @@ pub fn address(ip: IpAddr) -> Address {
 }
 
 /// Next hops of servers that left, so that what they still have goes on when a neighbour changes.
-fn leaving_hops(world: &World<'_>) -> BTreeMap<u32, Option<Link>> {
-    let hop = |ip: &IpAddr| world.routes.hops.get(ip).map(link);
-    world.leaving.iter().map(|(index, ip)| (*index, hop(ip))).collect()
+fn leaving_hops(world: &World<'_>) -> BTreeMap<u32, (Option<Link>, Path)> {
+    let way = |ip: &IpAddr| (world.routes.hops.get(ip).map(link), path(world.routes, *ip));
+    world.leaving.iter().map(|(index, ip)| (*index, way(ip))).collect()
+}
+
+fn path(routes: &Routes, ip: IpAddr) -> Path {
+    let known = routes.paths.get(&ip);
+    Path {
+        mtu: known.map_or(0, |path| path.mtu),
+        source: known.and_then(|path| path.source).map_or([0; 16], address),
+    }
 }
 
 fn link(hop: &NextHop) -> Link {
@@ -222,6 +233,7 @@ mod tests {
                 scheduler: Scheduler::Rr,
                 hash: Hash::default(),
                 forwarding: ForwardingMethod::Nat,
+                tunnel: crate::model::Tunnel::default(),
                 on_failure,
                 real_servers: vec![RealServer {
                     address: ip("10.0.0.1"),

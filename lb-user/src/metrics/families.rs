@@ -73,7 +73,10 @@ pub static FAMILIES: &[Family] = &[
         kind: Count,
         labels: &["reason"],
         help: "Packets that were dropped.",
-        samples: |s, out| by_kind(s, out, CounterKind::Drop),
+        samples: |s, out| {
+            by_kind(s, out, CounterKind::Drop);
+            by_kind(s, out, CounterKind::Answered);
+        },
     },
     Family {
         name: "lb_without_entry_total",

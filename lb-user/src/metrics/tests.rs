@@ -203,7 +203,7 @@ fn every_counter_of_the_data_plane_is_told_once() {
     let parsed = parse(&render(&snapshot())).expect("the text format");
     for (counter, expected) in Counter::ALL.iter().zip(1000..) {
         let (family, label) = match counter.kind() {
-            CounterKind::Drop => ("lb_drops_total", "reason"),
+            CounterKind::Drop | CounterKind::Answered => ("lb_drops_total", "reason"),
             CounterKind::WithoutEntry => ("lb_without_entry_total", "reason"),
             CounterKind::Note => ("lb_notes_total", "note"),
         };

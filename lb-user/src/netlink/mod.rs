@@ -34,7 +34,7 @@ pub use address::Address;
 pub use events::NetlinkEvent;
 pub use link::{Link, LinkKind, LinkTable};
 pub use neighbour::{Neighbour, NeighbourState};
-pub use next_hop::{NextHop, Unresolved};
+pub use next_hop::{NextHop, Path, Unresolved};
 pub use route::{Resolution, Route};
 pub use xdp::XdpMode;
 

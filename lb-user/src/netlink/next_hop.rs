@@ -5,6 +5,8 @@
 //!
 //! Must not know: sockets, real servers, BPF.
 
+use std::net::IpAddr;
+
 use crate::netlink::{Link, LinkKind, LinkTable, Neighbour, Route};
 
 /// How a frame leaves for a destination.
@@ -18,6 +20,27 @@ pub struct NextHop {
     pub dmac: [u8; 6],
     /// VLAN id of the frame's tag, if it needs one.
     pub vlan: Option<u16>,
+}
+
+/// What packets to a destination must keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Largest packet in bytes, from its IP header on.
+    pub mtu: u32,
+    /// The source address that the kernel would choose.
+    pub source: Option<IpAddr>,
+}
+
+/// The path of this route: the smallest MTU of the route, its device and a VLAN's parent. `None`
+/// when there is none to speak of.
+pub fn path(links: &LinkTable, route: Option<&Route>) -> Option<Path> {
+    let route = route.filter(|route| !route.local)?;
+    let device = links.get(route.ifindex)?;
+    let port = port(links, device).map_or(device, |(port, _)| port);
+    let mtus = [route.mtu, Some(device.mtu), Some(port.mtu)];
+    // A device without an MTU does not bound it.
+    let mtu = mtus.into_iter().flatten().filter(|mtu| *mtu != 0).min().unwrap_or(0);
+    Some(Path { mtu, source: route.source })
 }
 
 /// Why a next hop is unknown.
@@ -88,8 +111,6 @@ fn port<'a>(links: &'a LinkTable, device: &'a Link) -> Result<(&'a Link, Option<
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
     use crate::netlink::NeighbourState;
 
@@ -122,7 +143,7 @@ mod tests {
     }
 
     fn over(ifindex: u32) -> Route {
-        Route { ifindex, gateway: None, source: None, local: false }
+        Route { ifindex, gateway: None, source: None, local: false, mtu: None }
     }
 
     #[track_caller]
@@ -169,6 +190,28 @@ mod tests {
         no_carrier[0].running = false;
         check(no_carrier.clone(), Some(over(2)), Err(Unresolved::LinkDown { ifindex: 1 }));
         check(no_carrier, Some(over(1)), Err(Unresolved::LinkDown { ifindex: 1 }));
+    }
+
+    #[test]
+    fn the_smallest_mtu_on_the_way_out_bounds_a_path() {
+        let mtu = |links: Vec<Link>, route| {
+            path(&links.into_iter().collect(), Some(&route)).map(|path| path.mtu)
+        };
+        assert_eq!(mtu(links(), over(1)), Some(1500));
+        assert_eq!(mtu(links(), Route { mtu: Some(1400), ..over(1) }), Some(1400));
+        assert_eq!(mtu(links(), Route { mtu: Some(9000), ..over(1) }), Some(1500));
+        let mut jumbo = links();
+        jumbo[0].mtu = 9000;
+        assert_eq!(mtu(jumbo.clone(), over(1)), Some(9000));
+        assert_eq!(mtu(jumbo.clone(), over(2)), Some(1500), "the VLAN device's own");
+        (jumbo[0].mtu, jumbo[1].mtu) = (1300, 1500);
+        assert_eq!(mtu(jumbo, over(2)), Some(1300), "the VLAN's parent's");
+        assert_eq!(mtu(links(), over(9)), None);
+        assert_eq!(mtu(links(), Route { local: true, ..over(1) }), None);
+        let source = Some(IpAddr::from([10, 0, 0, 9]));
+        let found = path(&links().into_iter().collect(), Some(&Route { source, ..over(1) }));
+        assert_eq!(found, Some(Path { mtu: 1500, source }));
+        assert_eq!(path(&LinkTable::default(), None), None);
     }
 
     #[test]

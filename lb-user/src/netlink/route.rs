@@ -6,11 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures::TryStreamExt;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
 use rtnetlink::RouteMessageBuilder;
 
-use crate::netlink::{LinkTable, Netlink, NetlinkError, NextHop, Unresolved, answer, next_hop};
+use crate::netlink::{
+    LinkTable, Netlink, NetlinkError, NextHop, Path, Unresolved, answer, next_hop,
+};
 
 /// The kernel's answer for one destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// The destination is an address of this host.
     pub local: bool,
+    /// Largest packet by the route itself: what was configured, or what the kernel learnt.
+    pub mtu: Option<u32>,
 }
 
 impl Route {
@@ -39,6 +43,8 @@ pub struct Resolution {
     pub route: Option<Route>,
     /// The next hop, or why it is unknown.
     pub next_hop: Result<NextHop, Unresolved>,
+    /// What packets on the route must keep to.
+    pub path: Option<Path>,
 }
 
 impl Netlink {
@@ -86,7 +92,8 @@ impl Netlink {
             _ => None,
         };
         let next_hop = next_hop::resolve(links, route.as_ref(), neighbour.as_ref());
-        Ok(Resolution { route, next_hop })
+        let path = next_hop::path(links, route.as_ref());
+        Ok(Resolution { route, next_hop, path })
     }
 }
 
@@ -94,6 +101,7 @@ fn parse(message: &RouteMessage) -> Option<Route> {
     let mut ifindex = None;
     let mut gateway = None;
     let mut source = None;
+    let mut mtu = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
@@ -101,6 +109,12 @@ fn parse(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Via(RouteVia::Inet(ip)) => gateway = Some(IpAddr::V4(*ip)),
             RouteAttribute::Via(RouteVia::Inet6(ip)) => gateway = Some(IpAddr::V6(*ip)),
             RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
             _ => {}
         }
     }
@@ -109,7 +123,7 @@ fn parse(message: &RouteMessage) -> Option<Route> {
         RouteType::Local => true,
         _ => return None,
     };
-    Some(Route { ifindex: ifindex?, gateway, source, local })
+    Some(Route { ifindex: ifindex?, gateway, source, local, mtu })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -11,9 +11,10 @@ mod scheduler;
 
 use std::collections::{BTreeSet, HashSet};
 
+use lb_common::encap;
 use lb_common::service::{
-    Interface, METHOD_NAT, RS_EXPIRED, RS_NEXT_HOP, RS_VALID, RealServer, Region, ServiceEntry,
-    ServiceKey,
+    Interface, METHOD_NAT, METHOD_TUNNEL, RS_EXPIRED, RS_MSS_CLAMP, RS_NEXT_HOP, RS_VALID,
+    RealServer, Region, ServiceEntry, ServiceKey,
 };
 use lb_common::wire::Link;
 
@@ -22,8 +23,8 @@ use super::installed::is_generation;
 use super::lists::Lists;
 use super::op::{MapOp, Phases};
 use super::{
-    Cached, Changes, Owner, Plan, PlanError, Planner, Regions, TableInputs, Wanted, WantedServer,
-    WantedService, listen_name, next_generation, reach, socket_address,
+    Cached, Changes, Owner, Path, Plan, PlanError, Planner, Regions, TableInputs, Wanted,
+    WantedServer, WantedService, listen_name, next_generation, reach, socket_address,
 };
 use crate::sched::maglev::{self, Identity};
 
@@ -255,7 +256,7 @@ impl<'a> Draft<'a> {
             let owner = Owner { service: id, address, port, method: service.method };
             let index = match self.planner.indices.get(&owner) {
                 Some(index) => {
-                    self.known_server(*index, owner, service.timeouts, server);
+                    self.known_server(*index, owner, service, server);
                     *index
                 }
                 None => {
@@ -266,7 +267,7 @@ impl<'a> Draft<'a> {
                             leaving: self.planner.leaving.len(),
                         })?;
                     let generation = next_generation(generation);
-                    let value = element(owner, generation, service.timeouts, server);
+                    let value = element(owner, generation, service, server);
                     self.phases.real_servers.push(MapOp::ClearCounts { index });
                     self.phases.real_servers.push(MapOp::SetRealServer { index, value });
                     self.changes.servers_added.push((index, identity));
@@ -282,14 +283,20 @@ impl<'a> Draft<'a> {
     }
 
     /// Compares a real server that has an element.
-    fn known_server(&mut self, index: u32, owner: Owner, timeouts: u32, server: &WantedServer) {
+    fn known_server(
+        &mut self,
+        index: u32,
+        owner: Owner,
+        service: &WantedService,
+        server: &WantedServer,
+    ) {
         let Some(old) = self.planner.installed.real_servers.get(&index) else {
             return;
         };
         let expires = server.expire && old.flags & RS_EXPIRED == 0;
         let renewed = expires || !is_generation(old.generation);
         let generation = if renewed { next_generation(old.generation) } else { old.generation };
-        let value = element(owner, generation, timeouts, server);
+        let value = element(owner, generation, service, server);
         if *old == value {
             return;
         }
@@ -365,22 +372,36 @@ impl<'a> Draft<'a> {
 }
 
 /// An element of `real_servers`.
-fn element(owner: Owner, generation: u16, timeouts: u32, server: &WantedServer) -> RealServer {
+fn element(
+    owner: Owner,
+    generation: u16,
+    service: &WantedService,
+    server: &WantedServer,
+) -> RealServer {
+    let clamps = service.mss_clamp && owner.method == METHOD_TUNNEL;
     let value = RealServer {
         address: owner.address,
         port: owner.port,
         generation,
-        flags: RS_VALID | if server.expire { RS_EXPIRED } else { 0 },
+        flags: RS_VALID
+            | if server.expire { RS_EXPIRED } else { 0 }
+            | if clamps { RS_MSS_CLAMP } else { 0 },
         service: owner.service,
-        timeouts,
+        timeouts: service.timeouts,
         method: owner.method,
         weight: server.weight,
         ..RealServer::zeroed()
     };
-    with_hop(value, server.next_hop)
+    with_hop(value, server.next_hop, &server.path)
 }
 
-fn with_hop(mut value: RealServer, hop: Option<Link>) -> RealServer {
+/// An element with another way to its real server.
+fn with_hop(mut value: RealServer, hop: Option<Link>, path: &Path) -> RealServer {
+    let tunnel = value.method == METHOD_TUNNEL;
+    let overhead = if tunnel { encap::overhead(&value.address_words()) as u32 } else { 0 };
+    // No packet is larger than what 16 bits can say, so a larger MTU is the same as that.
+    value.mtu = u16::try_from(path.mtu.saturating_sub(overhead)).unwrap_or(u16::MAX);
+    value.tunnel_source = if tunnel { path.source } else { [0; 16] };
     value.flags = value.flags & !RS_NEXT_HOP | if hop.is_some() { RS_NEXT_HOP } else { 0 };
     value.next_hop = hop.unwrap_or(Link::zeroed());
     value

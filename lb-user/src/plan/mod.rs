@@ -23,14 +23,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use lb_common::abi::{MAX_PREFIXES, MAX_REAL_SERVERS, MAX_SERVICES, MAX_SLOTS};
 use lb_common::pod::Address;
-use lb_common::service::{METHOD_DR, METHOD_NAT, RS_VALID, RealServer, Region, ServiceKey};
+use lb_common::service::{
+    METHOD_DR, METHOD_NAT, METHOD_TUNNEL, RS_VALID, RealServer, Region, ServiceKey,
+};
 use lb_common::wire::{TCP, UDP};
 
 pub use installed::{Defect, Installed, Parts, Settings, Table, next_generation};
 pub use lists::{Denial, List};
 pub use op::{MapOp, apply};
 pub use regions::Regions;
-pub use wanted::{Wanted, WantedServer, WantedService};
+pub use wanted::{Path, Wanted, WantedServer, WantedService};
 
 use crate::model::{Prefix, Scheduler};
 use crate::sched::maglev::{self, Identity};
@@ -266,7 +268,7 @@ impl Planner {
     pub fn index_of(&self, key: &ServiceKey, address: &Address, port: u16) -> Option<u32> {
         let cached = self.installed.services.get(key)?;
         let server = |method| Owner { service: cached.id, address: *address, port, method };
-        let found = [METHOD_DR, METHOD_NAT]
+        let found = [METHOD_DR, METHOD_NAT, METHOD_TUNNEL]
             .into_iter()
             .filter_map(|method| self.indices.get(&server(method)))
             .copied();

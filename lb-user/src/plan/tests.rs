@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 use lb_common::conn::Timeouts;
 use lb_common::pod::{Address, mapped};
-use lb_common::service::{METHOD_DR, METHOD_NAT, ServiceKey};
+use lb_common::service::{METHOD_DR, METHOD_NAT, METHOD_TUNNEL, ServiceKey};
 use lb_common::wire::{Link, TCP};
 use proptest::prelude::*;
 
@@ -47,6 +47,7 @@ fn server(number: u8, weight: u32) -> WantedServer {
         place: Some(weight),
         configured: true,
         next_hop: None,
+        path: Path::default(),
         expire: false,
     }
 }
@@ -56,6 +57,7 @@ fn service(listen: &[u8], servers: &[WantedServer]) -> WantedService {
         listen: listen.iter().map(|number| key(*number)).collect(),
         scheduler: Scheduler::Wrr,
         method: METHOD_DR,
+        mss_clamp: false,
         flags: 0,
         timeouts: 0,
         servers: servers.to_vec(),
@@ -72,9 +74,11 @@ fn indices(numbers: &[u32]) -> BTreeSet<u32> {
 
 fn any_server() -> impl Strategy<Value = WantedServer> {
     let quiet = prop::bool::weighted(0.2);
-    (0u8..6, 0u32..4, prop::option::of(0u8..3), prop::bool::weighted(0.2), quiet).prop_map(
-        |(number, weight, hop, expire, quiet)| WantedServer {
+    let path = prop::option::of((1000u32..1003, 0u8..2));
+    (0u8..6, 0u32..4, prop::option::of(0u8..3), prop::bool::weighted(0.2), quiet, path).prop_map(
+        |(number, weight, hop, expire, quiet, path)| WantedServer {
             next_hop: hop.map(link),
+            path: path.map_or_else(Path::default, |(mtu, n)| Path { mtu, source: address(n) }),
             expire,
             weight: if expire || quiet { 0 } else { weight },
             place: (!expire).then_some(weight),
@@ -93,11 +97,13 @@ fn any_service() -> impl Strategy<Value = WantedService> {
         Scheduler::Sh,
         Scheduler::Mh,
     ]);
-    let method = prop::sample::select(vec![METHOD_DR, METHOD_DR, METHOD_NAT]);
-    (servers, scheduler, method, 0u32..2).prop_map(|(mut servers, scheduler, method, timeouts)| {
+    let method = prop::sample::select(vec![METHOD_DR, METHOD_DR, METHOD_NAT, METHOD_TUNNEL]);
+    let way = (method, any::<bool>());
+    (servers, scheduler, way, 0u32..2).prop_map(|(mut servers, scheduler, way, timeouts)| {
+        let (method, mss_clamp) = way;
         let mut seen = BTreeSet::new();
         servers.retain(|server| seen.insert(server.address));
-        WantedService { scheduler, method, timeouts, ..service(&[], &servers) }
+        WantedService { scheduler, method, mss_clamp, timeouts, ..service(&[], &servers) }
     })
 }
 

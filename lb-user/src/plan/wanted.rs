@@ -26,13 +26,13 @@ pub struct Wanted {
     pub settings: Settings,
     /// Interfaces by index; one that is not named becomes unknown.
     pub interfaces: BTreeMap<u32, Interface>,
-    /// New next hops of real servers that left the file and still have connections, by index (see
-    /// [`super::Planner::leaving`]). One that is not named keeps what it has.
-    pub leaving_hops: BTreeMap<u32, Option<Link>>,
     /// The file's deny list. What was banned at run time is no part of it and stays.
     pub deny: Prefixes,
     /// The file's allow list.
     pub allow: Prefixes,
+    /// New next hops and paths of real servers that left the file and still have connections, by
+    /// index (see [`super::Planner::leaving`]). One that is not named keeps what it has.
+    pub leaving_hops: BTreeMap<u32, (Option<Link>, Path)>,
 }
 
 /// A virtual service.
@@ -44,6 +44,8 @@ pub struct WantedService {
     pub scheduler: Scheduler,
     /// `METHOD_*`.
     pub method: u8,
+    /// Tunnels lower the MSS of connections to what fits.
+    pub mss_clamp: bool,
     /// `SERVICE_*` flags beyond those that follow from the scheduler.
     pub flags: u32,
     /// Timeout profile.
@@ -69,7 +71,18 @@ pub struct WantedServer {
     pub configured: bool,
     /// Next hop; `None` while it is not known.
     pub next_hop: Option<Link>,
+    /// The path to it.
+    pub path: Path,
     /// Its connections are to be expired: its check failed and `on_failure` is remove. Acted on
     /// once, when it turns true.
     pub expire: bool,
+}
+
+/// What is known of the path to a real server, beside its next hop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    /// Largest packet on it, from the IP header on; 0 is unknown.
+    pub mtu: u32,
+    /// Our address on it; all zero is unknown.
+    pub source: Address,
 }

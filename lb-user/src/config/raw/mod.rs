@@ -132,9 +132,17 @@ pub(super) struct VirtualService {
     pub(super) scheduler: Written<model::Scheduler>,
     pub(super) hash: Written<model::Hash>,
     pub(super) forwarding: Written<model::ForwardingMethod>,
+    pub(super) tunnel: Written<Tunnel>,
     pub(super) health_check: Written<CheckUse>,
     pub(super) on_failure: Written<model::OnFailure>,
     pub(super) real_servers: Vec<RealServer>,
+}
+
+/// `tunnel`.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    pub(super) kind: Written<model::TunnelKind>,
+    pub(super) mss_clamp: Written<bool>,
 }
 
 /// One entry of `real_servers`, or the defaults of all.
@@ -257,10 +265,21 @@ impl VirtualService {
             scheduler: fields.read("scheduler", |c| c.word(&contract::SCHEDULERS)),
             hash: fields.read("hash", hash),
             forwarding: fields.read("forwarding", |c| c.word(&contract::FORWARDING)),
+            tunnel: fields.read("tunnel", Tunnel::read),
             health_check: fields.read("health_check", CheckUse::read),
             on_failure: fields.read("on_failure", |c| c.word(&contract::ON_FAILURE)),
             real_servers: servers.iter().filter_map(RealServer::read).collect(),
         }
+    }
+}
+
+impl Tunnel {
+    fn read(cursor: &Cursor<'_>) -> Option<Self> {
+        let fields = cursor.fields()?;
+        Some(Self {
+            kind: fields.read("type", |c| c.word(&contract::TUNNEL_TYPES)),
+            mss_clamp: fields.read("mss_clamp", Cursor::flag),
+        })
     }
 }
 

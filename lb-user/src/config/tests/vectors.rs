@@ -204,6 +204,20 @@ fn every_built_key_reaches_the_director() {
     let text = fs::read_to_string(repository("tests/vectors/config/good/everything.yaml")).unwrap();
     let loaded = load("everything.yaml", &text, "host").map_err(|e| lines(&e)).unwrap();
     let seconds = Duration::from_secs;
+    let web = VirtualService {
+        name: "web".into(),
+        listen: vec![
+            Listen { address: "192.168.20.50".parse().unwrap(), port: 80, protocol: Protocol::Tcp },
+            Listen { address: "192.168.20.51".parse().unwrap(), port: 80, protocol: Protocol::Udp },
+        ],
+        scheduler: Scheduler::Mh,
+        hash: Hash { port: true, fallback: true },
+        forwarding: ForwardingMethod::Nat,
+        tunnel: Tunnel { mss_clamp: false, ..Tunnel::default() },
+        on_failure: OnFailure::Quiesce,
+        real_servers: real_servers_of_everything(),
+    };
+    let dns = tunnels(&web);
     let expected = Director {
         node: "lb01".into(),
         dataplane: Some(Dataplane {
@@ -227,30 +241,34 @@ fn every_built_key_reaches_the_director() {
                 interface: "eth1".into(),
             }],
         }),
-        virtual_services: vec![VirtualService {
-            name: "web".into(),
-            listen: vec![
-                Listen {
-                    address: "192.168.20.50".parse().unwrap(),
-                    port: 80,
-                    protocol: Protocol::Tcp,
-                },
-                Listen {
-                    address: "192.168.20.51".parse().unwrap(),
-                    port: 80,
-                    protocol: Protocol::Udp,
-                },
-            ],
-            scheduler: Scheduler::Mh,
-            hash: Hash { port: true, fallback: true },
-            forwarding: ForwardingMethod::Nat,
-            on_failure: OnFailure::Quiesce,
-            real_servers: real_servers_of_everything(),
-        }],
+        virtual_services: vec![web, dns],
         admin: Admin { socket: "/run/lb/other.sock".into() },
         log: Log { level: LogLevel::Debug, format: LogFormat::Json },
     };
     assert_eq!(loaded.director, expected);
+}
+
+/// The service of `everything.yaml` that is forwarded by tunnels; what it inherits is as in `web`.
+fn tunnels(web: &VirtualService) -> VirtualService {
+    let listen =
+        |ip: &str| Listen { address: ip.parse().unwrap(), port: 53, protocol: Protocol::Udp };
+    let server = |ip: &str| RealServer {
+        address: ip.parse().unwrap(),
+        port: 53,
+        weight: 3,
+        disabled: false,
+        health_check: None,
+    };
+    VirtualService {
+        name: "dns".into(),
+        listen: ["192.0.2.53", "2001:db8::53"].map(listen).to_vec(),
+        scheduler: Scheduler::Rr,
+        hash: Hash::default(),
+        forwarding: ForwardingMethod::Tunnel,
+        real_servers: ["10.1.0.5", "2001:db8:1::6"].map(server).to_vec(),
+        tunnel: web.tunnel,
+        on_failure: web.on_failure,
+    }
 }
 
 #[test]

@@ -96,6 +96,13 @@ struct Terms {
     forwarding: Option<ForwardingMethod>,
 }
 
+impl Terms {
+    /// Whether the real servers must be of the service's family.
+    fn keeps_family(&self) -> bool {
+        matches!(self.forwarding, Some(ForwardingMethod::Dr | ForwardingMethod::Nat))
+    }
+}
+
 impl Context<'_> {
     fn service(&self, raw: &VirtualService) -> Option<model::VirtualService> {
         let defaults = &self.file.default_service;
@@ -110,7 +117,8 @@ impl Context<'_> {
         }
         let forwarding = raw.forwarding.or(&defaults.forwarding);
         if forwarding.is_absent() {
-            let message = "the forwarding method must be said; write `forwarding: dr` or `nat`";
+            let message =
+                "the forwarding method must be said; write `forwarding: dr`, `nat` or `tunnel`";
             self.problems.error(&raw.place.key("forwarding"), message);
         }
         let forwarding = forwarding.at().map(|at| at.value);
@@ -125,6 +133,7 @@ impl Context<'_> {
             scheduler,
             hash: raw.hash.or(&defaults.hash).value_or(model::Hash::default()),
             forwarding: forwarding?,
+            tunnel: self.tunnel(raw, forwarding)?,
             on_failure: raw.on_failure.or(&defaults.on_failure).value_or(model::OnFailure::Remove),
             real_servers: real_servers?,
         })
@@ -144,6 +153,32 @@ impl Context<'_> {
         }
     }
 
+    /// How tunnels are made: each key of the service's own, else of the defaults.
+    fn tunnel(
+        &self,
+        raw: &VirtualService,
+        forwarding: Option<ForwardingMethod>,
+    ) -> Option<model::Tunnel> {
+        if let (Some(at), Some(ForwardingMethod::Dr | ForwardingMethod::Nat)) =
+            (raw.tunnel.at(), forwarding)
+        {
+            let message = "has no effect without `forwarding: tunnel`";
+            self.problems.warning(&at.place, message);
+        }
+        let usual = model::Tunnel::default();
+        let written = [&raw.tunnel, &self.file.default_service.tunnel];
+        // A faulty one was noted; what is absent is the default.
+        if written.iter().any(|tunnel| tunnel.at().is_none() && !tunnel.is_absent()) {
+            return None;
+        }
+        let mut meant = usual;
+        for at in written.into_iter().rev().filter_map(|tunnel| tunnel.at()) {
+            meant.kind = at.value.kind.value_or(meant.kind);
+            meant.mss_clamp = at.value.mss_clamp.value_or(meant.mss_clamp);
+        }
+        Some(meant)
+    }
+
     /// Judges the listens against each other.
     fn terms(&self, raw: &VirtualService, forwarding: Option<ForwardingMethod>) -> Terms {
         let none = Terms { ipv4: None, port: None, forwarding };
@@ -160,7 +195,7 @@ impl Context<'_> {
         let (ipv4, port) = (first.value.address.is_ipv4(), first.value.port);
         let mut terms = Terms { ipv4: Some(ipv4), port: Some(port), forwarding };
         for At { value, place } in others {
-            if value.address.is_ipv4() != ipv4 && forwarding.is_some() {
+            if value.address.is_ipv4() != ipv4 && terms.keeps_family() {
                 let message = "dr and nat keep the address family; write one service for IPv4 and one for IPv6";
                 self.problems.error(place, message);
                 terms.ipv4 = None;
@@ -224,12 +259,16 @@ impl Context<'_> {
             self.judge_address(address, terms);
         }
         let port = raw.port.or(&defaults.port);
-        if let (Some(at), Some(service_port), Some(ForwardingMethod::Dr)) =
-            (port.at(), terms.port, terms.forwarding)
+        let keeps_port = match terms.forwarding {
+            Some(ForwardingMethod::Dr) => Some("dr"),
+            Some(ForwardingMethod::Tunnel) => Some("tunnel"),
+            Some(ForwardingMethod::Nat) | None => None,
+        };
+        if let (Some(at), Some(service_port), Some(method)) = (port.at(), terms.port, keeps_port)
             && at.value != service_port
         {
             let message = format!(
-                "dr keeps the packet's port: it must be the service's {service_port}; leave it out"
+                "{method} keeps the packet's port: it must be the service's {service_port}; leave it out"
             );
             self.problems.error(&at.place, message);
         }
@@ -243,11 +282,13 @@ impl Context<'_> {
     }
 
     fn judge_address(&self, At { value, place }: &At<IpAddr>, terms: &Terms) {
-        if terms.ipv4.is_some_and(|ipv4| ipv4 != value.is_ipv4()) {
+        if terms.forwarding != Some(ForwardingMethod::Tunnel)
+            && terms.ipv4.is_some_and(|ipv4| ipv4 != value.is_ipv4())
+        {
             let (server, service) =
                 if value.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
             let message =
-                format!("an {server} server cannot serve an {service} service by dr or nat");
+                format!("an {server} server can serve an {service} service by tunnel only");
             self.problems.error(place, message);
         } else if let Some(vip) = self.vips.get(value) {
             let message =

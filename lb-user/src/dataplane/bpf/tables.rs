@@ -11,9 +11,7 @@ use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use lb_common::abi;
 use lb_common::conn::{ConnectionCounts, Timeouts};
 use lb_common::pod::{Address, Pod};
-use lb_common::service::{
-    Config, Interface, NeighbourWanted, RealServer, ServiceEntry, ServiceKey, Traffic,
-};
+use lb_common::service::{Config, Event, Interface, RealServer, ServiceEntry, ServiceKey, Traffic};
 use lb_common::verdict::Counter;
 
 use super::access::Lists;
@@ -179,8 +177,8 @@ impl Tables {
             .collect()
     }
 
-    /// The next neighbour that the kernel program missed, if any.
-    pub fn next_event(&mut self) -> Option<NeighbourWanted> {
+    /// The next event of the kernel program, if any.
+    pub fn next_event(&mut self) -> Option<Event> {
         let item = self.events.next()?;
         lb_common::pod::from_bytes(&item)
     }

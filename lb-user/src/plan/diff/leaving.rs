@@ -65,14 +65,14 @@ impl Draft<'_> {
 
     /// Next hops of elements whose connections are still forwarded.
     pub(super) fn leaving_hops(&mut self, leaving: &BTreeSet<u32>) {
-        for (index, hop) in &self.wanted.leaving_hops {
+        for (index, (hop, path)) in &self.wanted.leaving_hops {
             let Some(old) = self.planner.installed.real_servers.get(index) else {
                 continue;
             };
             if !leaving.contains(index) {
                 continue;
             }
-            let value = with_hop(*old, *hop);
+            let value = with_hop(*old, *hop, path);
             if *old != value {
                 self.phases.real_servers.push(MapOp::SetRealServer { index: *index, value });
                 self.changes.servers_changed.push((*index, identity(old)));

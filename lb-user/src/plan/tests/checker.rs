@@ -8,7 +8,9 @@ use std::sync::Arc;
 use lb_common::conn::{ConnKey, ConnKey4, ConnKey6};
 use lb_common::hash;
 use lb_common::pod::{mapped, unmapped};
-use lb_common::service::{GENERATION_MASK, METHOD_NAT, RS_EXPIRED, RS_VALID, Region};
+use lb_common::service::{
+    GENERATION_MASK, METHOD_NAT, METHOD_TUNNEL, RS_EXPIRED, RS_MSS_CLAMP, RS_VALID, Region,
+};
 
 use super::*;
 use crate::model::Scheduler;
@@ -179,6 +181,7 @@ pub(super) fn fulfils(now: &Installed, wanted: &Wanted) -> Result<(), String> {
                     && (element.flags & RS_EXPIRED != 0) == server.expire
                     && element.weight == server.weight
                     && element.next_hop == server.next_hop.unwrap_or(Link::zeroed())
+                    && is_path(element, service, server)
             };
             let found = now.real_servers.iter().find(|(_, element)| is(element));
             let (index, _) = found.ok_or(format!("no element for {owner:?}"))?;
@@ -217,4 +220,15 @@ pub(super) fn fulfils(now: &Installed, wanted: &Wanted) -> Result<(), String> {
 
 fn placed(members: &[maglev::Server]) -> Vec<u32> {
     members.iter().filter(|member| member.weight > 0).map(|member| member.index).collect()
+}
+
+/// The path as it must stand in an element: the servers of these tests are IPv4, so a tunnel's
+/// header takes 20 bytes.
+fn is_path(element: &RealServer, service: &WantedService, server: &WantedServer) -> bool {
+    let tunnel = service.method == METHOD_TUNNEL;
+    let mtu = server.path.mtu.saturating_sub(if tunnel { 20 } else { 0 });
+    let source = if tunnel { server.path.source } else { [0; 16] };
+    element.mtu == mtu as u16
+        && element.tunnel_source == source
+        && (element.flags & RS_MSS_CLAMP != 0) == (tunnel && service.mss_clamp)
 }

@@ -40,7 +40,8 @@ fn run(steps: &[Step], limits: Limits) -> Result<(), String> {
         let hop = step.hop.map(link);
         let leaving = planner.leaving().clone();
         if hop.is_some() {
-            wanted.leaving_hops = leaving.iter().map(|index| (*index, hop)).collect();
+            wanted.leaving_hops =
+                leaving.iter().map(|index| (*index, (hop, Path::default()))).collect();
         }
         let idle = leaving.iter().filter(|index| step.idle >> (**index % 32) & 1 != 0);
         let idle: BTreeSet<u32> = idle.copied().collect();

@@ -4,7 +4,7 @@
 
 use std::slice;
 
-use lb_common::service::{RS_EXPIRED, RS_NEXT_HOP};
+use lb_common::service::{RS_EXPIRED, RS_MSS_CLAMP, RS_NEXT_HOP};
 
 use super::*;
 
@@ -124,10 +124,33 @@ fn a_changed_next_hop_is_one_write() {
 }
 
 #[test]
+fn a_changed_path_is_one_write_and_a_tunnels_header_is_taken_off_it() {
+    let on = |method, mtu, n| WantedService {
+        method,
+        mss_clamp: true,
+        ..service(&[0], &[WantedServer { path: Path { mtu, source: address(n) }, ..server(1, 1) }])
+    };
+    let mut planner = installed(&[on(METHOD_TUNNEL, 1500, 1)]);
+    assert_eq!(element(&planner, 0).mtu, 1480);
+    assert_eq!(element(&planner, 0).tunnel_source, address(1));
+    assert_eq!(element(&planner, 0).flags, RS_VALID | RS_MSS_CLAMP);
+    assert_eq!(step(&mut planner, &[on(METHOD_TUNNEL, 1400, 1)], &[]).ops.len(), 1);
+    assert_eq!(step(&mut planner, &[on(METHOD_TUNNEL, 1400, 2)], &[]).ops.len(), 1);
+    assert_eq!((element(&planner, 0).mtu, element(&planner, 0).tunnel_source), (1380, address(2)));
+    // Unknown stays unknown, and what 16 bits cannot say bounds no packet.
+    step(&mut planner, &[on(METHOD_TUNNEL, 0, 2)], &[]);
+    assert_eq!(element(&planner, 0).mtu, 0);
+    let dr = installed(&[on(METHOD_DR, 70_000, 1)]);
+    assert_eq!((element(&dr, 0).mtu, element(&dr, 0).tunnel_source), (u16::MAX, [0; 16]));
+    assert_eq!(element(&dr, 0).flags, RS_VALID);
+}
+
+#[test]
 fn leaving_servers_get_new_next_hops() {
     let mut planner = installed(&[service(&[0], &[server(1, 1)])]);
     let mut gone = wanted(&[]);
-    gone.leaving_hops = [(0, Some(link(1))), (5, None)].into();
+    gone.leaving_hops =
+        [(0, (Some(link(1)), Path::default())), (5, (None, Path::default()))].into();
     let plan = planner.plan(&gone, &BTreeSet::new()).expect("it fits");
     planner.commit(plan);
     assert_eq!(element(&planner, 0).next_hop, link(1));

@@ -5,53 +5,65 @@
 //!
 //! Must not know: why this server was chosen.
 
+pub mod icmp;
+pub mod too_big;
+pub mod tunnel;
+
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head};
+use aya_ebpf::programs::XdpContext;
 use lb_common::conn::ConnEntry;
-use lb_common::pod;
 use lb_common::rewrite::{self, End, Unfit};
 use lb_common::service::{
-    CONFIG_REPLY_ROUTE, Config, INTERFACE_DOWN, METHOD_NAT, RS_NEXT_HOP, RealServer,
+    CONFIG_REPLY_ROUTE, Config, INTERFACE_DOWN, METHOD_NAT, METHOD_TUNNEL, RS_NEXT_HOP, RealServer,
 };
 use lb_common::verdict::Counter;
 use lb_common::wire::{Be16, Buf, Link, Macs, Packet, TAGS_PROVIDER, Tags};
 
 use crate::conntrack::Table;
 use crate::frame::{Frame, ingress};
-use crate::{maps, route, stats};
+use crate::route::Query;
+use crate::stage::{Chosen, Stage};
+use crate::{maps, route, stage, stats};
 
 /// Forwards a request by its real server's method. `controlled`: see [`is_controlled`].
 #[inline(always)]
-pub fn to_server<K: Table>(
+pub fn to_server<K: Stage>(
     ctx: *mut xdp_md,
     mut frame: Frame,
     packet: &Packet<K>,
-    (index, is_new): (u32, bool),
+    chosen: Chosen,
     server: *const RealServer,
     controlled: bool,
 ) -> u32 {
     // SAFETY: an array element.
     let server = unsafe { &*server };
+    if server.mtu != 0 && packet.bytes > u32::from(server.mtu) {
+        return stage::too_big(&XdpContext::new(ctx), packet, chosen);
+    }
+    if server.method == METHOD_TUNNEL {
+        return stage::tunnel(&XdpContext::new(ctx), packet, chosen);
+    }
     let mut asked = Link::zeroed();
     let link = if controlled && server.flags & RS_NEXT_HOP != 0 {
         &server.next_hop
     } else {
-        let key = packet.key;
-        let verdict = route::ask(ctx, &key, &server.address, &mut asked);
+        let query = Query::of(&packet.key, server.address_words());
+        let verdict = route::ask(ctx, &query, &mut asked);
         if verdict != 0 {
             return verdict;
         }
         &asked
     };
     let nat = if server.method == METHOD_NAT {
-        Some((End::Destination, *pod::head::<RealServer, [u32; 4]>(server), server.port))
+        Some((End::Destination, server.address_words(), server.port))
     } else {
         None
     };
     if let Err(unfit) = K::edit(&mut frame, packet, nat) {
         return drop(unfit);
     }
-    stats::packet_in(index, packet.bytes, is_new);
+    stats::packet_in(chosen.index, packet.bytes, chosen.is_new != 0);
     send(ctx, frame, &packet.tags, link)
 }
 
@@ -71,8 +83,8 @@ pub fn to_client<K: Table>(
     let link = if is_last_hop_usable(&entry.last_hop) {
         &entry.last_hop
     } else {
-        let key = packet.key;
-        let verdict = route::ask(ctx, &key, &key.destination(), &mut asked);
+        let query = Query::of(&packet.key, packet.key.destination_words());
+        let verdict = route::ask(ctx, &query, &mut asked);
         if verdict != 0 {
             return verdict;
         }
@@ -95,14 +107,15 @@ pub fn is_controlled(config: &Config, now: u64) -> bool {
 
 /// Whether replies go to the last hop: unless the routing table is wanted, or the link is down.
 #[inline(always)]
-fn is_last_hop_usable(link: &Link) -> bool {
+pub fn is_last_hop_usable(link: &Link) -> bool {
     let by_route = maps::CONFIG.get(0).is_some_and(|c| c.flags & CONFIG_REPLY_ROUTE != 0);
     let down = maps::INTERFACES.get(link.ifindex).is_some_and(|i| i.flags & INTERFACE_DOWN != 0);
     !by_route && !down
 }
 
+/// Drops a packet that could not be changed.
 #[inline(always)]
-fn drop(unfit: Unfit) -> u32 {
+pub fn drop(unfit: Unfit) -> u32 {
     stats::count(match unfit {
         Unfit::Short => Counter::NotRewritable,
         Unfit::TtlExceeded => Counter::TtlExceeded,
@@ -112,29 +125,61 @@ fn drop(unfit: Unfit) -> u32 {
 
 /// Gives the frame its new addresses and tags, and sends it.
 #[inline(always)]
-fn send(ctx: *mut xdp_md, mut frame: Frame, tags: &Tags, link: &Link) -> u32 {
+pub fn send(ctx: *mut xdp_md, mut frame: Frame, tags: &Tags, link: &Link) -> u32 {
     if link.tag_count | tags.count == 0 {
         if rewrite::set_macs(&mut frame, link.macs()).is_err() {
             return drop(Unfit::Short);
         }
-    } else if retag(ctx, u64::from(tags.count), link) != 0 {
+    } else if move_head(ctx, tags.count, link, Room::NONE) != 0 {
         return drop(Unfit::Short);
     }
-    if link.ifindex == ingress(ctx) {
+    leave(ctx, link.ifindex)
+}
+
+/// Sends the frame through an interface.
+#[inline(always)]
+pub fn leave(ctx: *mut xdp_md, ifindex: u32) -> u32 {
+    if ifindex == ingress(ctx) {
         return xdp_action::XDP_TX;
     }
     // SAFETY: plain arguments. A failed redirect comes back as XDP_ABORTED.
-    unsafe { bpf_redirect(link.ifindex, 0) as u32 }
+    unsafe { bpf_redirect(ifindex, 0) as u32 }
 }
 
-/// Replaces a frame's head: addresses, and as many tags as the link has. 0 when done.
+/// Room to make between a frame's head and its packet, as one number for a sub-program.
+#[derive(Clone, Copy)]
+pub struct Room(u64);
+
+impl Room {
+    /// None: only the head changes.
+    pub const NONE: Self = Self(0);
+
+    /// This many bytes, for a header that is announced by `ethertype`.
+    #[inline(always)]
+    pub const fn new(bytes: usize, ethertype: u16) -> Self {
+        Self((ethertype as u64) << 8 | bytes as u64 & 0xff)
+    }
+}
+
+/// Replaces a frame's head, which had the tags of `had`: addresses, and as many tags as the link
+/// has, and room for a header behind. 0 when done; then the frame has to be looked at anew.
+#[inline(always)]
+pub fn move_head(ctx: *mut xdp_md, had: u8, link: &Link, room: Room) -> u32 {
+    rehead(ctx, u64::from(had), link, room.0)
+}
+
 #[inline(never)]
-fn retag(ctx: *mut xdp_md, had: u64, link: &Link) -> u32 {
+fn rehead(ctx: *mut xdp_md, had: u64, link: &Link, room: u64) -> u32 {
     let has = link.tag_count & 3;
-    let Some(ethertype) = Frame::new(ctx).load::<Be16>(12 + Tags::len(had as u8)) else {
-        return 1;
+    let ethertype = if room == 0 {
+        let Some(ethertype) = Frame::new(ctx).load::<Be16>(12 + Tags::len(had as u8)) else {
+            return 1;
+        };
+        ethertype
+    } else {
+        Be16::new((room >> 8) as u16)
     };
-    let delta = Tags::len(had as u8) as i32 - Tags::len(has) as i32;
+    let delta = Tags::len(had as u8) as i32 - Tags::len(has) as i32 - (room & 0xff) as i32;
     // SAFETY: the context is valid; pointers are made anew below.
     if delta != 0 && unsafe { bpf_xdp_adjust_head(ctx, delta) } != 0 {
         return 1;

@@ -1,0 +1,98 @@
+//! Packets that do not fit the way to their real server: the sender is told the MTU that does.
+//!
+//! The frame itself becomes the message: cut to what is quoted, with new headers in front, and sent
+//! back the way it came.
+//!
+//! Must not know: how a path MTU is found out.
+
+use aya_ebpf::bindings::{xdp_action, xdp_md};
+use aya_ebpf::helpers::generated::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
+use aya_ebpf::programs::XdpContext;
+use lb_common::icmp::TooBig;
+use lb_common::verdict::Counter;
+use lb_common::wire::{Buf, ETHERNET_LEN, Link, Packet, Tags};
+
+use crate::admit::may_send_icmp;
+use crate::forward::{Room, move_head};
+use crate::frame::{Frame, ingress};
+use crate::stage::{Stage, handed_server};
+use crate::{maps, now, stats};
+
+/// Decides what becomes of the packet that was handed over.
+#[inline(always)]
+pub fn judge<K: Stage>(ctx: &XdpContext) -> u32 {
+    let Some((packet, chosen)) = handed_server::<K>() else {
+        return xdp_action::XDP_PASS;
+    };
+    let Some(server) = maps::REAL_SERVERS.get(chosen.index) else {
+        return xdp_action::XDP_PASS;
+    };
+    if chosen.is_new != 0 {
+        stats::connection(chosen.index);
+    }
+    match K::too_big(&Frame::new(ctx.ctx), packet, u32::from(server.mtu)) {
+        TooBig::Tell(mtu) => tell(ctx.ctx, packet, mtu, Counter::PathMtuTold, Counter::TooBig),
+        TooBig::Fragment(mtu) => unfragmented(ctx.ctx, packet, mtu),
+        TooBig::Silent => drop(Counter::TooBig),
+    }
+}
+
+/// The one place that decides on packets that a router would fragment: their sender is told, as if
+/// it had set Don't Fragment.
+#[inline(always)]
+fn unfragmented<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>, mtu: u32) -> u32 {
+    if mtu == 0 {
+        return drop(Counter::TooBigUnfragmented);
+    }
+    tell(ctx, packet, mtu, Counter::PathMtuToldUnfragmented, Counter::TooBigUnfragmented)
+}
+
+/// Makes the frame into the message and sends it back; `told` or `untold` is counted.
+#[inline(always)]
+fn tell<K: Stage>(
+    ctx: *mut xdp_md,
+    packet: &Packet<K>,
+    mtu: u32,
+    told: Counter,
+    untold: Counter,
+) -> u32 {
+    if !may_send_icmp(now()) {
+        return drop(untold);
+    }
+    let Some(()) = answer(ctx, packet, mtu) else {
+        return drop(Counter::NotRewritable);
+    };
+    stats::count(told);
+    xdp_action::XDP_TX
+}
+
+#[inline(always)]
+fn answer<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>, mtu: u32) -> Option<()> {
+    let frame = Frame::new(ctx);
+    let [large, small] = K::QUOTES;
+    let quote = match frame.load::<u8>(packet.l3() + large - 1) {
+        Some(_) => large,
+        None => small,
+    };
+    // SAFETY: the context is valid.
+    let length = unsafe { bpf_xdp_get_buff_len(ctx) };
+    let macs = frame.macs()?;
+    let link = Link::answering(macs, ingress(ctx), &packet.tags);
+    let cut = (packet.l3() + quote) as i64 - length as i64;
+    // SAFETY: the context is valid; pointers are made anew below.
+    if cut > 0 || unsafe { bpf_xdp_adjust_tail(ctx, cut as i32) } != 0 {
+        return None;
+    }
+    if move_head(ctx, packet.tags.count, &link, Room::new(K::ROOM, K::ETHERTYPE)) != 0 {
+        return None;
+    }
+    let at = ETHERNET_LEN + Tags::len(packet.tags.count);
+    let key = packet.key;
+    K::tell(&mut Frame::new(ctx), at, &key, mtu, quote)
+}
+
+#[inline(always)]
+fn drop(counter: Counter) -> u32 {
+    stats::count(counter);
+    xdp_action::XDP_DROP
+}

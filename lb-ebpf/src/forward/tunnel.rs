@@ -1,0 +1,93 @@
+//! Tunnels: a packet gets another IP header in front and goes to its real server's address.
+//!
+//! A program of its own, so that the other methods pay nothing for it.
+//!
+//! Must not know: why this server was chosen.
+
+use aya_ebpf::bindings::{xdp_action, xdp_md};
+use aya_ebpf::programs::XdpContext;
+use lb_common::encap::{self, IPIP, IPV6, Tunnel};
+use lb_common::rewrite::Unfit;
+use lb_common::service::{RS_MSS_CLAMP, RS_NEXT_HOP, RealServer};
+use lb_common::state::flags;
+use lb_common::verdict::Counter;
+use lb_common::wire::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, Packet, Tags};
+
+use crate::forward::{Room, drop, is_controlled, leave, move_head};
+use crate::frame::Frame;
+use crate::route::Query;
+use crate::stage::{Chosen, Stage, handed_server};
+use crate::{maps, now, route, stats};
+
+/// Sends the packet that was handed over through the tunnel of its real server.
+#[inline(always)]
+pub fn send<K: Stage>(ctx: &XdpContext) -> u32 {
+    let Some((packet, chosen)) = handed_server::<K>() else {
+        return xdp_action::XDP_PASS;
+    };
+    let Some(server) = maps::REAL_SERVERS.get(chosen.index) else {
+        return xdp_action::XDP_PASS;
+    };
+    let tunnel =
+        Tunnel { source: server.tunnel_source_words(), destination: server.address_words() };
+    if !tunnel.is_known() {
+        stats::count(Counter::NoTunnelSource);
+        return xdp_action::XDP_DROP;
+    }
+    let mut asked = Link::zeroed();
+    let controlled = maps::CONFIG.get(0).is_some_and(|c| is_controlled(c, now()));
+    let link = if controlled && server.flags & RS_NEXT_HOP != 0 {
+        &server.next_hop
+    } else {
+        let verdict = ask(ctx.ctx, &tunnel, K::PAYLOAD, &mut asked);
+        if verdict != 0 {
+            return verdict;
+        }
+        &asked
+    };
+    match wrap(ctx.ctx, packet, server, (&tunnel, link)) {
+        Ok(()) => {
+            stats::packet_in(chosen.index, packet.bytes, chosen.is_new != 0);
+            leave(ctx.ctx, link.ifindex)
+        }
+        Err(unfit) => drop(unfit),
+    }
+}
+
+/// Asks the routing table for the way of the outer packet.
+#[inline(always)]
+fn ask(ctx: *mut xdp_md, tunnel: &Tunnel, payload: u8, link: &mut Link) -> u32 {
+    let protocol = if payload == IPIP { IPIP } else { IPV6 };
+    let (source, destination) = (tunnel.source, tunnel.destination);
+    let query = Query { source, destination, protocol, v4: u8::from(tunnel.is_v4()) };
+    route::ask(ctx, &query, link)
+}
+
+/// Ages the packet, lowers a SYN's MSS, and puts the outer header and the new head before it.
+#[inline(always)]
+fn wrap<K: Stage>(
+    ctx: *mut xdp_md,
+    packet: &Packet<K>,
+    server: &RealServer,
+    (tunnel, link): (&Tunnel, &Link),
+) -> Result<(), Unfit> {
+    let mut frame = Frame::new(ctx);
+    K::edit(&mut frame, packet, None)?;
+    let class = K::class(&frame, packet.l3()).ok_or(Unfit::Short)?;
+    if packet.tcp_flags & flags::SYN != 0
+        && server.flags & RS_MSS_CLAMP != 0
+        && server.mtu > K::TCP_HEADERS
+        && encap::clamp_mss(&mut frame, packet.l4(), server.mtu - K::TCP_HEADERS)
+    {
+        stats::count(Counter::MssClamped);
+    }
+    let ethertype = if tunnel.is_v4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+    let room = Room::new(tunnel.overhead(), ethertype);
+    if move_head(ctx, packet.tags.count, link, room) != 0 {
+        return Err(Unfit::Short);
+    }
+    let mut frame = Frame::new(ctx);
+    let at = ETHERNET_LEN + Tags::len(link.tag_count);
+    let key = packet.key;
+    encap::wrap(&mut frame, at, tunnel, (&key, packet.bytes, class)).ok_or(Unfit::Short)
+}
