@@ -11,7 +11,9 @@
 pub mod abi;
 pub mod conn;
 pub mod csum;
+pub mod detour;
 pub mod expire;
+pub mod fragment;
 pub mod hash;
 pub mod key;
 pub mod pod;

@@ -172,7 +172,7 @@ fn drop(counter: Counter) -> Result<Admitted, u32> {
 /// Whether the frame is for this node: a switch that floods, or a capture that makes an interface
 /// promiscuous, must not make a standby director forward copies.
 #[inline(always)]
-fn is_addressed_to_us(ctx: *mut xdp_md, [first, second, _]: Macs) -> bool {
+pub fn is_addressed_to_us(ctx: *mut xdp_md, [first, second, _]: Macs) -> bool {
     let Some(interface) = maps::INTERFACES.get(ingress(ctx)) else {
         return true;
     };

@@ -18,7 +18,7 @@ use lb_common::wire::{Be16, Buf, Link, Macs, Packet, TAGS_PROVIDER, Tags};
 
 use crate::conntrack::Table;
 use crate::frame::{Frame, ingress};
-use crate::{maps, route, stats};
+use crate::{detour, maps, route, stats};
 
 /// Forwards a request by its real server's method. `controlled`: see [`is_controlled`].
 #[inline(always)]
@@ -52,14 +52,14 @@ pub fn to_server<K: Table>(
         return drop(unfit);
     }
     stats::packet_in(index, packet.bytes, is_new);
-    send(ctx, frame, &packet.tags, link)
+    send(ctx, frame, packet, link)
 }
 
 /// Sends a nat reply back to its client, from the virtual address.
 #[inline(always)]
 pub fn to_client<K: Table>(
     ctx: *mut xdp_md,
-    mut frame: Frame,
+    frame: Frame,
     packet: &Packet<K>,
     index: u32,
     entry: *const ConnEntry<K>,
@@ -67,9 +67,23 @@ pub fn to_client<K: Table>(
     // SAFETY: a value of the table. If it is used anew this moment, the packet's connection had
     // ended and the packet is lost either way.
     let entry = unsafe { &*entry };
+    let (_, virtual_port) = entry.other.ports();
+    let from = (&entry.last_hop, entry.other.destination_words(), virtual_port);
+    back(ctx, frame, packet, index, from)
+}
+
+/// Sends a packet of a nat server over the last hop, from a virtual address and port.
+#[inline(always)]
+pub fn back<K: Table>(
+    ctx: *mut xdp_md,
+    mut frame: Frame,
+    packet: &Packet<K>,
+    index: u32,
+    (last_hop, address, port): (&Link, [u32; 4], u16),
+) -> u32 {
     let mut asked = Link::zeroed();
-    let link = if is_last_hop_usable(&entry.last_hop) {
-        &entry.last_hop
+    let link = if is_last_hop_usable(last_hop) {
+        last_hop
     } else {
         let key = packet.key;
         let verdict = route::ask(ctx, &key, &key.destination(), &mut asked);
@@ -78,13 +92,11 @@ pub fn to_client<K: Table>(
         }
         &asked
     };
-    let (_, virtual_port) = entry.other.ports();
-    let nat = Some((End::Source, entry.other.destination_words(), virtual_port));
-    if let Err(unfit) = K::edit(&mut frame, packet, nat) {
+    if let Err(unfit) = K::edit(&mut frame, packet, Some((End::Source, address, port))) {
         return drop(unfit);
     }
     stats::packet_out(index, packet.bytes);
-    send(ctx, frame, &packet.tags, link)
+    send(ctx, frame, packet, link)
 }
 
 /// Whether the controller was heard of lately, so that what it computed can be trusted.
@@ -112,13 +124,17 @@ fn drop(unfit: Unfit) -> u32 {
 
 /// Gives the frame its new addresses and tags, and sends it.
 #[inline(always)]
-fn send(ctx: *mut xdp_md, mut frame: Frame, tags: &Tags, link: &Link) -> u32 {
+fn send<K>(ctx: *mut xdp_md, mut frame: Frame, packet: &Packet<K>, link: &Link) -> u32 {
+    let tags = &packet.tags;
     if link.tag_count | tags.count == 0 {
         if rewrite::set_macs(&mut frame, link.macs()).is_err() {
             return drop(Unfit::Short);
         }
     } else if retag(ctx, u64::from(tags.count), link) != 0 {
         return drop(Unfit::Short);
+    }
+    if packet.rerun {
+        detour::tell_egress(ctx, link.ifindex);
     }
     if link.ifindex == ingress(ctx) {
         return xdp_action::XDP_TX;

@@ -27,6 +27,8 @@ pub trait Stage: Table {
     const KNOWN: Index;
     /// The stage for packets without a connection.
     const ADMIT: Index;
+    /// The stage for later fragments.
+    const FRAGMENT: Index;
 
     /// The family's packet in the hand-over.
     fn slot(handover: *mut Handover) -> *mut Packet<Self>;
@@ -35,6 +37,7 @@ pub trait Stage: Table {
 impl Stage for ConnKey4 {
     const KNOWN: Index = Index::Known4;
     const ADMIT: Index = Index::Admit4;
+    const FRAGMENT: Index = Index::Fragment4;
 
     #[inline(always)]
     fn slot(handover: *mut Handover) -> *mut Packet<Self> {
@@ -46,6 +49,7 @@ impl Stage for ConnKey4 {
 impl Stage for ConnKey6 {
     const KNOWN: Index = Index::Known6;
     const ADMIT: Index = Index::Admit6;
+    const FRAGMENT: Index = Index::Fragment6;
 
     #[inline(always)]
     fn slot(handover: *mut Handover) -> *mut Packet<Self> {
@@ -72,6 +76,12 @@ pub fn known<K: Stage>(ctx: &XdpContext, packet: &Packet<K>) -> u32 {
 pub fn admit<K: Stage>(ctx: &XdpContext, packet: &Packet<K>, stale: u64) -> u32 {
     hand(packet, stale);
     go(ctx, K::ADMIT)
+}
+
+/// On to the decisions of first fragments, with the later fragment that is in the hand-over.
+#[inline(always)]
+pub fn later<K: Stage>(ctx: &XdpContext, _handed: &Packet<K>) -> u32 {
+    go(ctx, K::FRAGMENT)
 }
 
 /// The packet that the stage before handed over, and the word of its stale entry or 0.

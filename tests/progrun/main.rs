@@ -6,9 +6,11 @@
 mod admission;
 mod census;
 mod classify;
+mod cut;
 mod dice;
 mod expiry;
 mod forwarding;
+mod fragments;
 mod frames;
 mod fuzz;
 mod hammer;

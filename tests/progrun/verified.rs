@@ -41,7 +41,7 @@ fn no_program_has_grown_by_more_than_a_fifth() {
 
 #[test]
 fn growth_and_programs_without_a_record_are_noticed() {
-    let record = read(&format!("{HEAD}grown 1000\ngone 5\nequal 10\n")).unwrap();
+    let record = read(&format!("{HEAD}grown 1000\ngone 5\nequal 10\n")).expect("a record");
     let now = Counts::from([("grown".into(), 1201), ("equal".into(), 12), ("new".into(), 1)]);
     let complaints = compare(&record, &now);
     assert_eq!(complaints.len(), 3, "{complaints:?}");
@@ -49,7 +49,7 @@ fn growth_and_programs_without_a_record_are_noticed() {
         assert!(complaint.starts_with(name), "{complaint}");
     }
     assert!(compare(&record, &record).is_empty());
-    assert_eq!(read(&written(&record)).unwrap(), record);
+    assert_eq!(read(&written(&record)).expect("a record"), record);
 }
 
 /// What is wrong, in order of the programs' names.

@@ -11,6 +11,7 @@ mod attach;
 mod clock;
 mod load;
 mod pins;
+mod rerun;
 pub mod sys;
 mod tables;
 
@@ -24,6 +25,7 @@ pub use attach::{Attached, Mode};
 pub use clock::Clock;
 pub use load::Options;
 pub use pins::{Lock, is_on_bpffs, remove};
+pub use rerun::{Detours, Rerun, Verdict};
 pub use tables::Tables;
 pub(crate) use tables::add;
 
