@@ -15,7 +15,6 @@ use harness::{Lab, Shape};
 pub(crate) enum Method {
     Nat,
     Dr,
-    Tunnel,
 }
 
 impl Method {
@@ -24,7 +23,6 @@ impl Method {
         match self {
             Self::Nat => "nat",
             Self::Dr => "dr",
-            Self::Tunnel => "tunnel",
         }
     }
 
@@ -32,7 +30,7 @@ impl Method {
     pub(crate) fn shape(self, servers: usize) -> Shape {
         match self {
             Self::Nat => Shape::TwoArms { servers },
-            Self::Dr | Self::Tunnel => Shape::OneLan { servers },
+            Self::Dr => Shape::OneLan { servers },
         }
     }
 
@@ -41,7 +39,6 @@ impl Method {
         let vips = match self {
             Self::Nat => address::VIP_WAN,
             Self::Dr => address::VIP_LAN,
-            Self::Tunnel => address::VIP_TUNNEL,
         };
         match family {
             Family::V4 => vips[0],
@@ -53,7 +50,7 @@ impl Method {
     pub(crate) fn interface(self) -> &'static str {
         match self {
             Self::Nat => "wan0",
-            Self::Dr | Self::Tunnel => "lan0",
+            Self::Dr => "lan0",
         }
     }
 
@@ -61,7 +58,7 @@ impl Method {
     pub(crate) fn target(self, family: Family, n: usize) -> String {
         match self {
             Self::Nat => server_address(family, n),
-            Self::Dr | Self::Tunnel => self.vip(family).to_string(),
+            Self::Dr => self.vip(family).to_string(),
         }
     }
 
