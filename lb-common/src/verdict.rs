@@ -79,24 +79,24 @@ counters! {
     /// Entries whose deletion has to be tried again.
     DeleteRetries = 35, "delete_retries", Note;
     /// A fragment that ends in the transport header, or reaches into it from behind.
-    FragmentShort = 40, "fragment_short", Drop;
+    FragmentShort = 48, "fragment_short", Drop;
     /// A later fragment that waited a second for its first (counted by user space).
-    FragmentTimeout = 41, "fragment_timeout", Drop;
+    FragmentTimeout = 49, "fragment_timeout", Drop;
     /// A later fragment that made room for newer ones, or was too much of one packet (user space).
-    FragmentOverflow = 42, "fragment_overflow", Drop;
+    FragmentOverflow = 50, "fragment_overflow", Drop;
     /// A later fragment whose decision was gone again when its turn came.
-    FragmentUndecided = 43, "fragment_undecided", Drop;
+    FragmentUndecided = 51, "fragment_undecided", Drop;
     /// No room in the ring to user space: too many at once, or no daemon.
-    DetourFull = 44, "detour_full", Drop;
+    DetourFull = 52, "detour_full", Drop;
     /// A held frame that could not be run again or sent (user space), or is too long to be held.
-    DetourFailed = 45, "detour_failed", Drop;
+    DetourFailed = 53, "detour_failed", Drop;
     /// A held frame for the stack, of which only so many a second are given to it (user space).
-    DetourPassLimit = 46, "detour_pass_limit", Drop;
+    DetourPassLimit = 54, "detour_pass_limit", Drop;
     /// Frames that were handed to user space. Each ends as one of `detour_reruns` or as a drop that
     /// user space counts.
-    Detoured = 47, "detoured", Detour;
+    Detoured = 55, "detoured", Detour;
     /// Held frames that user space ran again (user space).
-    DetourReruns = 48, "detour_reruns", Note;
+    DetourReruns = 56, "detour_reruns", Note;
 }
 
 /// Length of the counter array.
