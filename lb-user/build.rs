@@ -1,4 +1,5 @@
-//! Builds the XDP programs and hands their ELF to the crate as `env!("LB_EBPF_OBJECT")`.
+//! Builds the XDP programs and hands their ELF files to the crate: the director's as
+//! `env!("LB_EBPF_OBJECT")`, the real servers' as `env!("LB_DECAP_OBJECT")`.
 //!
 //! The programs need another compiler and linker than the host's crates, so this calls a second
 //! cargo with a target folder of its own; all profiles of the host share that folder.
@@ -15,8 +16,10 @@ mod bpf;
 
 fn main() -> ExitCode {
     match build() {
-        Ok(object) => {
-            println!("cargo::rustc-env=LB_EBPF_OBJECT={}", object.display());
+        Ok(objects) => {
+            for (variable, object) in objects {
+                println!("cargo::rustc-env={variable}={}", object.display());
+            }
             ExitCode::SUCCESS
         }
         Err(reason) => {
@@ -26,8 +29,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Builds the programs and returns the path of the ELF inside `OUT_DIR`.
-fn build() -> Result<PathBuf, String> {
+/// Builds the programs and returns the paths of the ELF files inside `OUT_DIR`.
+fn build() -> Result<Vec<(&'static str, PathBuf)>, String> {
     let root = folder("CARGO_MANIFEST_DIR")?.join("..");
     let root = root.canonicalize().map_err(|error| format!("{}: {error}", root.display()))?;
     let out_dir = folder("OUT_DIR")?;
@@ -51,11 +54,18 @@ fn build() -> Result<PathBuf, String> {
             linker.display()
         ));
     }
-    let built = target_dir.join(bpf::TARGET).join("release/lb-ebpf");
-    let object = out_dir.join("lb-ebpf");
-    fs::copy(&built, &object).map_err(|error| format!("copy {}: {error}", built.display()))?;
-    Ok(object)
+    let mut objects = Vec::new();
+    for (variable, name) in OBJECTS {
+        let built = target_dir.join(bpf::TARGET).join("release").join(name);
+        let object = out_dir.join(name);
+        fs::copy(&built, &object).map_err(|error| format!("copy {}: {error}", built.display()))?;
+        objects.push((variable, object));
+    }
+    Ok(objects)
 }
+
+/// The variable that names each object, and its binary target in lb-ebpf.
+const OBJECTS: [(&str, &str); 2] = [("LB_EBPF_OBJECT", "lb-ebpf"), ("LB_DECAP_OBJECT", "lb-decap")];
 
 /// Names everything that the ELF depends on.
 fn watch(root: &Path) {

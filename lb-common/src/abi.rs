@@ -50,13 +50,22 @@ pub const MAP_DETOURS: &str = "detours";
 /// Per-CPU room to build such a record in.
 pub const MAP_DETOUR_FRAME: &str = "detour_frame";
 
+/// Sources that are dropped, IPv4 and IPv6: tries from `access::Prefix4|6` to `access::AccessEntry`.
+pub const MAP_DENY4: &str = "deny4";
+/// See [`MAP_DENY4`].
+pub const MAP_DENY6: &str = "deny6";
+/// Sources that reach services while `service::CONFIG_ALLOW_ONLY` is set; tries as [`MAP_DENY4`].
+pub const MAP_ALLOW4: &str = "allow4";
+/// See [`MAP_ALLOW4`].
+pub const MAP_ALLOW6: &str = "allow6";
+
 /// Per-CPU packet between two stages.
 pub const MAP_HANDOVER: &str = "handover";
 /// The programs of the stages, by `Stage`.
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map, in the order in which `lb` pins them.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 26] = [
     MAP_CONN4,
     MAP_CONN6,
     MAP_SERVICES,
@@ -79,6 +88,10 @@ pub const MAPS: [&str; 22] = [
     MAP_DETOUR_FRAME,
     MAP_HANDOVER,
     MAP_STAGES,
+    MAP_DENY4,
+    MAP_DENY6,
+    MAP_ALLOW4,
+    MAP_ALLOW6,
 ];
 
 /// A program that another one leaves for.
@@ -95,15 +108,17 @@ pub enum Stage {
     Admit4 = 3,
     /// The same for IPv6.
     Admit6 = 4,
+    /// The first stage, where the guard stands before it.
+    Forward = 5,
     /// Leads a later IPv4 fragment where its first one went.
-    Fragment4 = 5,
+    Fragment4 = 6,
     /// The same for IPv6.
-    Fragment6 = 6,
+    Fragment6 = 7,
 }
 
 impl Stage {
     /// How many there are.
-    pub const COUNT: u32 = 7;
+    pub const COUNT: u32 = 8;
 
     /// Each stage and its program.
     pub const PROGRAMS: [(Self, &'static str); Self::COUNT as usize] = [
@@ -112,13 +127,16 @@ impl Stage {
         (Self::Known6, "lb_known6"),
         (Self::Admit4, "lb_admit4"),
         (Self::Admit6, "lb_admit6"),
+        (Self::Forward, PROGRAM_FORWARD),
         (Self::Fragment4, "lb_fragment4"),
         (Self::Fragment6, "lb_fragment6"),
     ];
 }
 
-/// The program that is attached: the first stage.
+/// The program that is attached while no access list has an entry: the first stage.
 pub const PROGRAM_FORWARD: &str = "lb_forward";
+/// The program that is attached while one has: it asks the lists and goes on to the first stage.
+pub const PROGRAM_GUARD: &str = "lb_guard";
 /// The stage that reads every kind of frame: where held frames are sent in again.
 pub const PROGRAM_UNUSUAL: &str = "lb_unusual";
 /// The program that closes expired connections, run by user space.
@@ -136,6 +154,8 @@ pub const MAX_SLOTS: u32 = 1 << 22;
 pub const MAX_TIMEOUT_PROFILES: u32 = 1024;
 /// Interface indices that have flags; higher ones are taken to be up.
 pub const MAX_INTERFACES: u32 = 65_536;
+/// Prefixes of one family in one access list. Memory is taken by entries that exist only.
+pub const MAX_PREFIXES: u32 = 262_144;
 /// Words of 64 bits in the address filter.
 pub const FILTER_WORDS: u32 = 1024;
 /// Bytes of the event ring.

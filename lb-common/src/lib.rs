@@ -2,15 +2,18 @@
 //! hashing and connection states. Pure, `no_std`, no allocation; it runs in the kernel, in
 //! unit tests and in fuzzers unchanged.
 //!
-//! A packet's road: [`wire`] reads it, [`conn`] names its connection and its state, [`service`]
-//! describes where it may go, [`rewrite`] changes its headers, [`verdict`] says what became of it.
+//! A packet's road: [`access`] may keep it out, [`wire`] reads it, [`conn`] names its connection and
+//! its state, [`service`] describes where it may go, [`rewrite`] changes its headers, [`verdict`]
+//! says what became of it.
 //!
 //! Must not know: BPF helpers, maps as objects, clocks, files, YAML.
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod access;
 pub mod conn;
 pub mod csum;
+pub mod decap;
 pub mod detour;
 pub mod expire;
 pub mod fragment;

@@ -149,6 +149,8 @@ pod! {
 
 /// Nat replies go where the routing table says, not to the last hop.
 pub const CONFIG_REPLY_ROUTE: u64 = 1;
+/// Only sources on the allow list reach virtual addresses.
+pub const CONFIG_ALLOW_ONLY: u64 = 1 << 16;
 
 pod! {
     /// What the program knows of an interface.

@@ -60,6 +60,10 @@ counters! {
     NotRewritable = 7, "not_rewritable", Drop;
     /// A nat reply of a connection that is over, or whose real server has failed.
     ReplyWithoutConnection = 8, "reply_without_connection", Drop;
+    /// The source is on the deny list: in the file, or banned.
+    Denied = 14, "denied", Drop;
+    /// To a virtual address, from a source that is not on the allow list.
+    NotAllowed = 15, "not_allowed", Drop;
     /// The connection table is full (E2BIG).
     TableFull = 16, "table_full", WithoutEntry;
     /// A bucket of the connection table was locked by this CPU (EBUSY).

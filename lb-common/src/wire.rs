@@ -530,5 +530,8 @@ impl Buf for [u8] {
     }
 }
 
+mod ends;
+pub use ends::{Ends4, Ends6, FAMILY_IPV4, FAMILY_IPV6, ends4, ends6, network};
+
 #[cfg(test)]
 mod tests;

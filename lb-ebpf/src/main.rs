@@ -18,6 +18,7 @@ mod expire;
 mod forward;
 mod fragment;
 mod frame;
+mod guard;
 mod maps;
 mod route;
 mod schedule;
@@ -51,6 +52,13 @@ pub fn lb_forward(ctx: XdpContext) -> u32 {
         return run(&ctx, frame, &packet);
     }
     stage::unusual(&ctx)
+}
+
+/// Asks the access lists before the first stage. Attached in its place while they have entries, so
+/// that an empty list costs nothing.
+#[xdp(frags)]
+pub fn lb_guard(ctx: XdpContext) -> u32 {
+    guard::run(&ctx)
 }
 
 /// Frames with VLAN tags, IPv4 options or IPv6 extension headers, fragments, and what is not ours.

@@ -3,9 +3,10 @@
 //!
 //! Must not know: logic.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use lb_common::abi;
+use lb_common::access::AccessEntry;
 use lb_common::conn::{ConnEntry4, ConnEntry6, ConnKey4, ConnKey6, ConnectionCounts, Timeouts};
 use lb_common::fragment::{FragmentEntry, FragmentKey};
 use lb_common::pod::Address;
@@ -84,3 +85,20 @@ pub static HANDOVER: PerCpuArray<Handover, 1> = PerCpuArray::new();
 
 #[btf_map(name = "stages")]
 pub static STAGES: ProgramArray<{ abi::Stage::COUNT as usize }> = ProgramArray::new();
+
+/// A trie of IPv4 prefixes. Its keys are `lb_common::access::Prefix4`, laid out as aya's own.
+pub type Trie4 = LpmTrie<[u8; 8], AccessEntry, { abi::MAX_PREFIXES as usize }>;
+/// The same for IPv6: `lb_common::access::Prefix6`.
+pub type Trie6 = LpmTrie<[u8; 16], AccessEntry, { abi::MAX_PREFIXES as usize }>;
+
+#[btf_map(name = "deny4")]
+pub static DENY4: Trie4 = Trie4::new();
+
+#[btf_map(name = "deny6")]
+pub static DENY6: Trie6 = Trie6::new();
+
+#[btf_map(name = "allow4")]
+pub static ALLOW4: Trie4 = Trie4::new();
+
+#[btf_map(name = "allow6")]
+pub static ALLOW6: Trie6 = Trie6::new();

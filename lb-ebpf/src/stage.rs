@@ -58,6 +58,12 @@ impl Stage for ConnKey6 {
     }
 }
 
+/// On to the first stage, from the guard before it.
+#[inline(always)]
+pub fn forward(ctx: &XdpContext) -> u32 {
+    go(ctx, Index::Forward)
+}
+
 /// On to the parser that reads everything.
 #[inline(always)]
 pub fn unusual(ctx: &XdpContext) -> u32 {

@@ -6,9 +6,15 @@
 //!
 //! Must not know: serde, YAML, files, BPF, tokio.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+mod prefix;
+
+pub use prefix::Prefix;
 
 /// Everything one configuration file asks of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +46,18 @@ pub struct Dataplane {
     pub timeouts: Timeouts,
     /// New flows per second and core above which flows get no entry; 0 is never.
     pub new_connections_per_second: u32,
+    /// Sources whose packets are dropped.
+    pub deny: Prefixes,
+    /// Unless empty, the only sources that reach virtual addresses.
+    pub allow: Prefixes,
     /// How a nat reply finds its way back to the client.
     pub replies: Replies,
     /// Addresses added at start and removed at stop.
     pub addresses: Vec<OwnedAddress>,
 }
+
+/// An access list. Shared, because it may be long and is compared often.
+pub type Prefixes = Arc<BTreeSet<Prefix>>;
 
 /// How XDP is attached to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@
 
 use crate::labdir::LabDir;
 use crate::netns::Netns;
+use crate::real_server;
 use crate::stub::Stub;
 use anyhow::{Context, Result, anyhow};
 use std::fmt::Write;
@@ -89,6 +90,8 @@ pub mod address {
     pub const VIP_WAN: [&str; 2] = ["10.0.2.15", "fd00:2::15"];
     /// The VIP on the LAN: dr. It is on every server's loopback.
     pub const VIP_LAN: [&str; 2] = ["10.0.1.50", "fd00:1::50"];
+    /// A VIP on the LAN for tunnels; servers have it after [`super::Lab::end_tunnels_at_servers`].
+    pub const VIP_TUNNEL: [&str; 2] = ["10.0.1.70", "fd00:1::70"];
     /// A VIP on the LAN for nat with one arm; no server has it.
     pub const VIP_ONE_ARM: [&str; 2] = ["10.0.1.60", "fd00:1::60"];
 }
@@ -106,7 +109,7 @@ pub struct Lab {
     /// How it is built.
     pub shape: Shape,
     _stubs: Vec<Stub>,
-    _fabric: Netns,
+    fabric: Netns,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -146,16 +149,8 @@ impl Lab {
         wires.connect()?;
         let stubs = fabric.enter(|| stubs.iter().map(|port| Stub::attach(port)).collect())?;
         let dir = LabDir::create()?;
-        let lab = Self {
-            client,
-            director,
-            servers,
-            dir,
-            shape,
-            _stubs: stubs,
-            _fabric: fabric,
-            _turn: turn,
-        };
+        let lab =
+            Self { client, director, servers, dir, shape, _stubs: stubs, fabric, _turn: turn };
         lab.configure()?;
         Ok(lab)
     }
@@ -195,6 +190,35 @@ impl Lab {
                 "route replace {client4}/32 via {director4} dev lan0\n\
                  route replace {client6}/128 via {director6} dev lan0\n"
             ))?;
+        }
+        Ok(())
+    }
+
+    /// Makes every server unpack what is tunnelled to [`address::VIP_TUNNEL`].
+    ///
+    /// # Errors
+    /// When `lb real-server setup` fails.
+    pub fn end_tunnels_at_servers(&self) -> Result<()> {
+        for server in &self.servers {
+            for vip in address::VIP_TUNNEL {
+                real_server::setup(&self.dir, server, vip, "tunnel")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for an outer header between the director and the servers; the client's own
+    /// interface keeps its MTU, so its packets never need more.
+    ///
+    /// # Errors
+    /// When an interface refuses.
+    pub fn widen_lan(&self) -> Result<()> {
+        let mtu = 1500 + TUNNEL_ROOM;
+        self.fabric.ip(&format!("link set d-lan mtu {mtu}\n"))?;
+        self.director.ip(&format!("link set lan0 mtu {mtu}\n"))?;
+        for (n, server) in (1..).zip(&self.servers) {
+            self.fabric.ip(&format!("link set s{n}-lan mtu {mtu}\n"))?;
+            server.ip(&format!("link set lan0 mtu {mtu}\n"))?;
         }
         Ok(())
     }
@@ -241,9 +265,9 @@ impl Lab {
             let [v4, v6] = [Family::V4, Family::V6].map(|family| server_address(family, n + 1));
             equip(server, "lan0", [&v4, &v6])?;
             default_route(server, director_lan)?;
-            server.sysctl(&REAL_SERVER_SYSCTLS)?;
-            let [vip4, vip6] = address::VIP_LAN;
-            server.ip(&format!("addr add {vip4}/32 dev lo\naddr add {vip6}/128 dev lo nodad\n"))?;
+            for vip in address::VIP_LAN {
+                real_server::setup(&self.dir, server, vip, "dr")?;
+            }
         }
         Ok(())
     }
@@ -329,6 +353,5 @@ const SYSCTLS: [(&str, &str); 10] = [
     ("net/ipv6/conf/default/accept_dad", "0"),
 ];
 
-/// The VIP on a real server's loopback must not be answered for by ARP.
-const REAL_SERVER_SYSCTLS: [(&str, &str); 2] =
-    [("net/ipv4/conf/all/arp_ignore", "1"), ("net/ipv4/conf/all/arp_announce", "2")];
+/// What an outer IPv6 header with its option takes, rounded up.
+const TUNNEL_ROOM: u32 = 60;

@@ -3,13 +3,16 @@
 //! They need root. `LB_BIN` names the binary under test. Labs are built one at a time, so the
 //! order and the number of test threads do not matter. A scenario's name says what holds.
 
+mod bans;
 mod counts;
 mod edges;
 mod fragments;
 mod health;
 mod itself;
 mod life;
+mod metrics;
 mod passing;
+mod real_servers;
 mod scheduling;
 mod stage;
 mod transfers;

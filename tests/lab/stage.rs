@@ -15,6 +15,7 @@ use harness::{Lab, Shape};
 pub(crate) enum Method {
     Nat,
     Dr,
+    Tunnel,
 }
 
 impl Method {
@@ -23,6 +24,7 @@ impl Method {
         match self {
             Self::Nat => "nat",
             Self::Dr => "dr",
+            Self::Tunnel => "tunnel",
         }
     }
 
@@ -30,7 +32,7 @@ impl Method {
     pub(crate) fn shape(self, servers: usize) -> Shape {
         match self {
             Self::Nat => Shape::TwoArms { servers },
-            Self::Dr => Shape::OneLan { servers },
+            Self::Dr | Self::Tunnel => Shape::OneLan { servers },
         }
     }
 
@@ -39,6 +41,7 @@ impl Method {
         let vips = match self {
             Self::Nat => address::VIP_WAN,
             Self::Dr => address::VIP_LAN,
+            Self::Tunnel => address::VIP_TUNNEL,
         };
         match family {
             Family::V4 => vips[0],
@@ -50,7 +53,7 @@ impl Method {
     pub(crate) fn interface(self) -> &'static str {
         match self {
             Self::Nat => "wan0",
-            Self::Dr => "lan0",
+            Self::Dr | Self::Tunnel => "lan0",
         }
     }
 
@@ -58,7 +61,7 @@ impl Method {
     pub(crate) fn target(self, family: Family, n: usize) -> String {
         match self {
             Self::Nat => server_address(family, n),
-            Self::Dr => self.vip(family).to_string(),
+            Self::Dr | Self::Tunnel => self.vip(family).to_string(),
         }
     }
 

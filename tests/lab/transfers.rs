@@ -5,43 +5,56 @@ use anyhow::{Result, ensure};
 use harness::config::Service;
 use harness::daemon::Daemon;
 use harness::peer;
+use harness::process::Tool;
 use harness::topology::{Family, endpoint, server_address};
 use harness::{Lab, scenario};
 
 #[test]
 fn nat_carries_transfers_unharmed() {
-    scenario(Method::Nat.shape(2), |lab| transfers(lab, Method::Nat, Family::V4));
+    scenario(Method::Nat.shape(2), |lab| transfers(lab, Method::Nat, (Family::V4, Family::V4)));
 }
 
 #[test]
 fn nat_carries_transfers_unharmed_over_ipv6() {
-    scenario(Method::Nat.shape(2), |lab| transfers(lab, Method::Nat, Family::V6));
+    scenario(Method::Nat.shape(2), |lab| transfers(lab, Method::Nat, (Family::V6, Family::V6)));
 }
 
 #[test]
 fn dr_carries_transfers_unharmed() {
-    scenario(Method::Dr.shape(2), |lab| transfers(lab, Method::Dr, Family::V4));
+    scenario(Method::Dr.shape(2), |lab| transfers(lab, Method::Dr, (Family::V4, Family::V4)));
 }
 
 #[test]
 fn dr_carries_transfers_unharmed_over_ipv6() {
-    scenario(Method::Dr.shape(2), |lab| transfers(lab, Method::Dr, Family::V6));
+    scenario(Method::Dr.shape(2), |lab| transfers(lab, Method::Dr, (Family::V6, Family::V6)));
 }
 
-/// 50 MB over TCP in both directions and 5 MB over UDP.
-fn transfers(lab: &Lab, method: Method, family: Family) -> Result<()> {
+/// Transfers to a service over every server of the lab. `via` is the family of the real servers'
+/// own addresses: for tunnels it may be another than the clients'.
+fn transfers(lab: &Lab, method: Method, (family, via): (Family, Family)) -> Result<()> {
+    let _servers = receivers(lab, method, family)?;
+    let service = |name: &str, port: u16, protocol: &str| {
+        let listen = (method.vip(family), port, protocol);
+        Service::new(name, listen, method.name(), all_servers(lab, via))
+    };
+    let config =
+        file(lab, method, family, service("bulk", TCP, "tcp")).service(service("copy", UDP, "udp"));
+    let _lb = Daemon::start(lab, &config)?;
+    carry(lab, method, family)
+}
+
+/// The receiving ends, on every server.
+pub(crate) fn receivers(lab: &Lab, method: Method, family: Family) -> Result<Vec<Tool>> {
     let mut servers = Vec::new();
     for (n, ns) in (1..).zip(&lab.servers) {
         servers.push(peer::tcp_sink(ns, TCP)?);
         servers.push(peer::udp_copy_server(ns, &endpoint(&method.target(family, n), UDP))?);
     }
-    let service = |name: &str, port: u16, protocol: &str| {
-        let listen = (method.vip(family), port, protocol);
-        Service::new(name, listen, method.name(), all_servers(lab, family))
-    };
-    let config =
-        file(lab, method, family, service("bulk", TCP, "tcp")).service(service("copy", UDP, "udp"));
-    let _lb = Daemon::start(lab, &config)?;
+    Ok(servers)
+}
+
+/// 50 MB over TCP in both directions and 5 MB over UDP.
+pub(crate) fn carry(lab: &Lab, method: Method, family: Family) -> Result<()> {
     let tcp = method.endpoint(family, TCP);
     peer::tcp_copy(&lab.client, &tcp, &[])?.equal()?;
     peer::tcp_copy(&lab.client, &tcp, &["--direction", "down"])?.equal()?;

@@ -3,10 +3,12 @@
 //! They need root and no network. Every test has a data plane of its own, so the order and the
 //! number of test threads do not matter. A test's name says what holds.
 
+mod access;
 mod admission;
 mod census;
 mod classify;
 mod cut;
+mod decap;
 mod dice;
 mod expiry;
 mod forwarding;

@@ -196,6 +196,12 @@ impl Rig {
         Ok(Out { verdict: ran.verdict, frame: self.output[..ran.length].to_vec() })
     }
 
+    /// Runs frames through the guard from now on, as they enter while an access list has entries.
+    pub(crate) fn enter_by_guard(&mut self) -> Result<()> {
+        self.forward = self.dataplane.program(abi::PROGRAM_GUARD)?;
+        Ok(())
+    }
+
     /// The first stage, for threads and measurements of their own.
     pub(crate) fn program(&self) -> &OwnedFd {
         &self.forward

@@ -4,13 +4,19 @@
 //!
 //! Must not know: sockets, connections, who asks.
 
+use std::time::Duration;
+
 use hyper::{Method, StatusCode};
 
 use crate::controller::document::Error;
-use crate::controller::request::{Refusal, RefusalKind, Reply, Verb};
+use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Verb};
+use crate::metrics;
 
 /// Where everything is.
 pub const PREFIX: &str = "/api/v1/";
+
+/// Where Prometheus's text is, beside the API.
+pub const METRICS: &str = "/metrics";
 
 /// Connections that are listed when no limit is given.
 pub const DEFAULT_LIMIT: usize = 1_000;
@@ -20,8 +26,10 @@ pub const DEFAULT_LIMIT: usize = 1_000;
 pub struct Answer {
     /// The HTTP status.
     pub status: StatusCode,
-    /// A JSON document.
+    /// A JSON document, or metrics.
     pub body: Vec<u8>,
+    /// What the body is.
+    pub content_type: &'static str,
     /// The methods that the path takes, for 405.
     pub allow: Option<&'static str>,
 }
@@ -30,20 +38,27 @@ impl Answer {
     /// An error in one line.
     pub fn error(status: StatusCode, error: impl Into<String>) -> Self {
         let document = Error { error: error.into(), errors: Vec::new() };
-        Self { status, body: json(&document), allow: None }
+        Self::json(status, &document)
+    }
+
+    fn json(status: StatusCode, document: &impl serde::Serialize) -> Self {
+        Self { status, body: json(document), content_type: "application/json", allow: None }
     }
 }
 
 /// What a request asks for, or the answer to one that asks for nothing we have.
 pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, Answer> {
-    let name = path.strip_prefix(PREFIX).unwrap_or("");
+    let name = match path {
+        METRICS => "metrics",
+        _ => path.strip_prefix(PREFIX).filter(|name| *name != "metrics").unwrap_or(""),
+    };
     let allowed = match name {
-        "status" | "stats" | "connections" => "GET",
-        "reload" => "POST",
+        "metrics" | "status" | "stats" | "connections" | "bans" => "GET",
+        "reload" | "ban" | "unban" => "POST",
         _ => {
             let text = format!(
-                "there is no {path:?}; ask for {PREFIX}status, stats, connections \
-                                or reload"
+                "there is no {path:?}; ask for {PREFIX}status, stats, connections, bans, ban, \
+                 unban or reload, or for {METRICS}"
             );
             return Err(Answer::error(StatusCode::NOT_FOUND, text));
         }
@@ -57,27 +72,65 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
     }
     let bad = |text: String| Answer::error(StatusCode::BAD_REQUEST, text);
     let parameters = parameters(query.unwrap_or("")).map_err(bad)?;
-    if name != "connections" {
-        return match (parameters.first(), name) {
-            (Some((key, _)), _) => Err(bad(format!("{path} has no parameter {key:?}"))),
-            (None, "status") => Ok(Verb::Status),
-            (None, "stats") => Ok(Verb::Stats),
-            (None, _) => Ok(Verb::Reload),
-        };
+    let unknown = |key: &str| bad(format!("{path} has no parameter {key:?}"));
+    match name {
+        "connections" => return connections(&parameters, unknown, bad),
+        "ban" | "unban" => return ban(name, &parameters, unknown, bad),
+        _ => {}
     }
+    match (parameters.first(), name) {
+        (Some((key, _)), _) => Err(unknown(key)),
+        (None, "status") => Ok(Verb::Status),
+        (None, "stats") => Ok(Verb::Stats),
+        (None, "metrics") => Ok(Verb::Metrics),
+        (None, "bans") => Ok(Verb::Bans),
+        (None, _) => Ok(Verb::Reload),
+    }
+}
+
+type Parameters = [(String, String)];
+
+fn connections(
+    parameters: &Parameters,
+    unknown: impl Fn(&str) -> Answer,
+    bad: impl Fn(String) -> Answer,
+) -> Result<Verb, Answer> {
     let mut service = None;
     let mut limit = DEFAULT_LIMIT;
     for (key, value) in parameters {
         match key.as_str() {
-            "service" => service = Some(value),
+            "service" => service = Some(value.clone()),
             "limit" => {
                 let number = value.parse();
                 limit = number.map_err(|_| bad(format!("limit={value:?} is not a number")))?;
             }
-            _ => return Err(bad(format!("{path} has no parameter {key:?}"))),
+            _ => return Err(unknown(key)),
         }
     }
     Ok(Verb::Connections { service, limit })
+}
+
+/// `prefix=IP[/LEN]`, and for a ban `for_ms=N`.
+fn ban(
+    name: &str,
+    parameters: &Parameters,
+    unknown: impl Fn(&str) -> Answer,
+    bad: impl Fn(String) -> Answer,
+) -> Result<Verb, Answer> {
+    let (mut prefix, mut span) = (None, None);
+    for (key, value) in parameters {
+        match key.as_str() {
+            "prefix" => prefix = Some(value.parse().map_err(&bad)?),
+            "for_ms" if name == "ban" => {
+                let millis = value.parse().ok().filter(|millis| *millis > 0);
+                let wrong = || bad(format!("for_ms={value:?} is not a number above 0"));
+                span = Some(Duration::from_millis(millis.ok_or_else(wrong)?));
+            }
+            _ => return Err(unknown(key)),
+        }
+    }
+    let prefix = prefix.ok_or_else(|| bad("say whom: prefix=IP or prefix=IP/LEN".to_owned()))?;
+    Ok(if name == "ban" { Verb::Ban { prefix, span } } else { Verb::Unban { prefix } })
 }
 
 /// The path and query that [`route`] turns back into this verb.
@@ -86,6 +139,18 @@ pub fn path_of(verb: &Verb) -> (Method, String) {
         Verb::Status => (Method::GET, format!("{PREFIX}status")),
         Verb::Stats => (Method::GET, format!("{PREFIX}stats")),
         Verb::Reload => (Method::POST, format!("{PREFIX}reload")),
+        Verb::Metrics => (Method::GET, METRICS.to_owned()),
+        Verb::Bans => (Method::GET, format!("{PREFIX}bans")),
+        Verb::Ban { prefix, span } => {
+            let mut path = format!("{PREFIX}ban?prefix={}", escape(&prefix.to_string()));
+            if let Some(span) = span {
+                path.push_str(&format!("&for_ms={}", span.as_millis()));
+            }
+            (Method::POST, path)
+        }
+        Verb::Unban { prefix } => {
+            (Method::POST, format!("{PREFIX}unban?prefix={}", escape(&prefix.to_string())))
+        }
         Verb::Connections { service, limit } => {
             let mut path = format!("{PREFIX}connections?limit={limit}");
             if let Some(service) = service {
@@ -100,7 +165,13 @@ pub fn path_of(verb: &Verb) -> (Method, String) {
 /// The answer that carries the controller's reply.
 pub fn respond(reply: &Reply) -> Answer {
     match reply {
-        Ok(document) => Answer { status: StatusCode::OK, body: json(document), allow: None },
+        Ok(Document::Metrics(snapshot)) => Answer {
+            status: StatusCode::OK,
+            body: metrics::render(snapshot).into_bytes(),
+            content_type: metrics::CONTENT_TYPE,
+            allow: None,
+        },
+        Ok(document) => Answer::json(StatusCode::OK, document),
         Err(Refusal { kind, document }) => {
             let status = match kind {
                 RefusalKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
@@ -108,7 +179,7 @@ pub fn respond(reply: &Reply) -> Answer {
                 RefusalKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
                 RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             };
-            Answer { status, body: json(document), allow: None }
+            Answer::json(status, document)
         }
     }
 }
@@ -187,6 +258,11 @@ mod tests {
         }
     }
 
+    fn ban(prefix: &str, millis: Option<u64>) -> Verb {
+        let prefix = prefix.parse().expect("a prefix");
+        Verb::Ban { prefix, span: millis.map(Duration::from_millis) }
+    }
+
     fn connections(service: Option<&str>, limit: usize) -> Verb {
         Verb::Connections { service: service.map(str::to_owned), limit }
     }
@@ -197,6 +273,9 @@ mod tests {
         check("GET /api/v1/stats?", Ok(Verb::Stats));
         check("POST /api/v1/reload", Ok(Verb::Reload));
         check("GET /api/v1/connections", Ok(connections(None, DEFAULT_LIMIT)));
+        check("GET /api/v1/bans", Ok(Verb::Bans));
+        check("POST /api/v1/ban?prefix=10.0.0.1/8&for_ms=5", Ok(ban("10.0.0.0/8", Some(5))));
+        check("POST /api/v1/ban?prefix=2001%3Adb8%3A%3A1", Ok(ban("2001:db8::1/128", None)));
         check("GET /api/v1/connections?service=a%2Fb+c&limit=5", Ok(connections(Some("a/b c"), 5)));
     }
 
@@ -205,9 +284,18 @@ mod tests {
         check("GET /", Err((404, "there is no")));
         check("GET /api/v1/", Err((404, "there is no")));
         check("GET /api/v1/../v1/status", Err((404, "there is no")));
+        check("GET /api/v1/metrics", Err((404, "there is no")));
+        check("POST /metrics", Err((405, "takes GET")));
+        check("GET /metrics?x=1", Err((400, "no parameter")));
         check("GET /api/v1/reload", Err((405, "takes POST, not GET")));
         check("DELETE /api/v1/status", Err((405, "takes GET")));
         check("GET /api/v1/status?x=1", Err((400, "no parameter")));
+        check("GET /api/v1/ban?prefix=10.0.0.1", Err((405, "takes POST")));
+        check("POST /api/v1/ban", Err((400, "say whom")));
+        check("POST /api/v1/ban?prefix=10.0.0.1&for_ms=0", Err((400, "above 0")));
+        check("POST /api/v1/ban?prefix=10.0.0.1&for=5s", Err((400, "no parameter")));
+        check("POST /api/v1/unban?prefix=10.0.0.1&for_ms=5", Err((400, "no parameter")));
+        check("POST /api/v1/unban?prefix=web", Err((400, "is not IP")));
         check("GET /api/v1/connections?limit=-1", Err((400, "is not a number")));
         check("GET /api/v1/connections?limit=", Err((400, "is not a number")));
         check("GET /api/v1/connections?limit=99999999999999999999999", Err((400, "number")));
@@ -233,6 +321,11 @@ mod tests {
             Verb::Status,
             Verb::Stats,
             Verb::Reload,
+            Verb::Metrics,
+            Verb::Bans,
+            ban("10.0.0.0/8", None),
+            ban("2001:db8::/32", Some(1500)),
+            Verb::Unban { prefix: "2001:db8::1".parse().expect("a prefix") },
             connections(None, 7),
             connections(Some("a&b=c d%/é"), 0),
         ] {

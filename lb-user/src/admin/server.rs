@@ -124,7 +124,10 @@ async fn handle<E: From<Request>>(
 }
 
 async fn ask<E: From<Request>>(verb: Verb, requests: &mpsc::Sender<E>) -> Answer {
-    let limit = if verb == Verb::Reload { RELOAD_TIMEOUT } else { CLIENT_TIMEOUT };
+    let limit = match verb {
+        Verb::Reload | Verb::Bans => LONG_TIMEOUT,
+        _ => CLIENT_TIMEOUT,
+    };
     let (request, reply) = Request::new(verb);
     let answer = async {
         if requests.send(E::from(request)).await.is_err() {
@@ -147,7 +150,7 @@ fn response(answer: Answer) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(answer.body)));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(answer.content_type));
     headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
     if let Some(allow) = answer.allow {
         headers.insert(ALLOW, hyper::header::HeaderValue::from_static(allow));
@@ -160,8 +163,8 @@ const MAX_CONNECTIONS: usize = 16;
 const MAX_HEAD: usize = 8 * 1024;
 const MAX_BODY: usize = 64 * 1024;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A reload is answered when the new file serves.
-const RELOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A reload is answered when the new file serves, and a list of bans may be long.
+const LONG_TIMEOUT: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
@@ -207,6 +210,7 @@ mod tests {
                         "lb.yaml: 1 error",
                         vec!["lb.yaml:1:1: node: wrong".into()],
                     )),
+                    Verb::Metrics => Ok(Document::Metrics(Box::default())),
                     _ => Ok(Document::Status(Status { node: "lb01".into(), ..Status::default() })),
                 };
                 request.answer(reply);
@@ -239,6 +243,18 @@ mod tests {
         server.abort();
         let _aborted = server.await;
         assert!(!directory.socket().exists(), "the file goes with the server");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn metrics_are_text_of_their_own_type() {
+        let directory = Directory::new("metrics");
+        let server = start(&directory.socket());
+        let answer = raw(&directory.socket(), b"GET /metrics HTTP/1.1\r\nHost: lb\r\n\r\n").await;
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+        assert_eq!(body, crate::metrics::render(&crate::metrics::Snapshot::default()));
+        server.abort();
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -5,12 +5,13 @@
 //! Must not know: how a command is done.
 
 use std::ffi::OsString;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::model::Admin;
+use crate::model::{Admin, Prefix};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -40,8 +41,16 @@ pub enum Command {
     Stats(Stats),
     /// Show the connection table
     Connections(Connections),
+    /// Show the sources whose packets are dropped
+    Bans(Daemon),
+    /// Drop every packet of a source, of open connections too
+    Ban(Ban),
+    /// Lift a ban
+    Unban(Unban),
     /// Remove what a daemon that is gone left on this host
     Detach(Detach),
+    /// Prepare this host as a real server of a virtual address, or undo it
+    RealServer(RealServer),
     /// Not supported yet.
     #[command(hide = true)]
     Upgrade(Rest),
@@ -80,22 +89,10 @@ pub enum Command {
     Vrrp(Rest),
     /// Not supported yet.
     #[command(hide = true)]
-    Bans(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Ban(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Unban(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
     Top(Rest),
     /// Not supported yet.
     #[command(hide = true)]
     Doctor(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    RealServer(Rest),
     /// Not supported yet.
     #[command(hide = true)]
     Import(Rest),
@@ -157,6 +154,10 @@ impl Command {
                 | Self::Stats(_)
                 | Self::Connections(_)
                 | Self::Detach(_)
+                | Self::RealServer(_)
+                | Self::Bans(_)
+                | Self::Ban(_)
+                | Self::Unban(_)
         )
     }
 }
@@ -260,6 +261,31 @@ pub struct Connections {
     pub daemon: Daemon,
 }
 
+/// `lb ban`.
+#[derive(Debug, ClapArgs)]
+pub struct Ban {
+    /// Address or prefix; bits beyond the length are dropped
+    #[arg(value_name = "IP[/LEN]", value_parser = clap::value_parser!(Prefix))]
+    pub prefix: Prefix,
+    /// How long; without it, until the ban is lifted
+    #[arg(long = "for", value_name = "TIME", value_parser = positive_duration)]
+    pub span: Option<Duration>,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// `lb unban`.
+#[derive(Debug, ClapArgs)]
+pub struct Unban {
+    /// Address or prefix as it was banned
+    #[arg(value_name = "IP[/LEN]", value_parser = clap::value_parser!(Prefix))]
+    pub prefix: Prefix,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
 /// `lb detach`.
 #[derive(Debug, ClapArgs)]
 pub struct Detach {
@@ -271,6 +297,58 @@ pub struct Detach {
     pub daemon: Daemon,
 }
 
+/// `lb real-server`.
+#[derive(Debug, ClapArgs)]
+pub struct RealServer {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: RealServerCommand,
+}
+
+/// `lb real-server ...`, run on a real server.
+#[derive(Debug, Subcommand)]
+pub enum RealServerCommand {
+    /// Put the virtual address on lo, with the kernel settings and the decapsulation it needs
+    Setup(RealServerSetup),
+    /// Put back what setup changed for this address
+    Undo(RealServerPlace),
+}
+
+/// `lb real-server setup`.
+#[derive(Debug, ClapArgs)]
+pub struct RealServerSetup {
+    /// Which address.
+    #[command(flatten)]
+    pub place: RealServerPlace,
+    /// The virtual service's `forwarding`
+    #[arg(long, value_enum, default_value_t = ServerMethod::Dr)]
+    pub method: ServerMethod,
+    /// Where tunnelled packets come in; may be repeated [default: every interface that is up and
+    /// has an address]
+    #[arg(long, value_name = "NAME")]
+    pub interface: Vec<String>,
+}
+
+/// A virtual address, and where its setup is remembered.
+#[derive(Debug, ClapArgs)]
+pub struct RealServerPlace {
+    /// The virtual address
+    #[arg(long, value_name = "IP")]
+    pub vip: IpAddr,
+    /// Where it is remembered what was changed
+    #[arg(long, value_name = "DIR", default_value = "/run/lb/real-server")]
+    pub state_dir: PathBuf,
+}
+
+/// Forwarding methods that a real server has to be prepared for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ServerMethod {
+    /// Direct routing.
+    Dr,
+    /// IP in IP.
+    Tunnel,
+}
+
 /// Any arguments.
 #[derive(Debug, ClapArgs)]
 #[command(disable_help_flag = true)]
@@ -278,6 +356,12 @@ pub struct Rest {
     /// Not looked at.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub arguments: Vec<OsString>,
+}
+
+/// [`duration`] above zero.
+fn positive_duration(text: &str) -> Result<Duration, String> {
+    let span = duration(text)?;
+    if span.is_zero() { Err("must be more than 0".to_owned()) } else { Ok(span) }
 }
 
 /// `100ms`, `5s`, `15m`, `1h`, as in the configuration file.

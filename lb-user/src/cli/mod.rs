@@ -7,11 +7,13 @@
 //! Must not know: maps, netlink messages, HTTP.
 
 pub mod args;
+mod bans;
 mod check;
 mod detach;
 pub mod log;
 mod output;
 mod query;
+mod real_server;
 pub mod render;
 mod run;
 
@@ -59,6 +61,10 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Stats(arguments) => query::stats(&arguments),
         Command::Connections(arguments) => query::connections(&arguments),
         Command::Detach(arguments) => detach::detach(&arguments),
+        Command::RealServer(arguments) => real_server::run(&arguments),
+        Command::Bans(daemon) => bans::bans(&daemon),
+        Command::Ban(arguments) => bans::ban(&arguments),
+        Command::Unban(arguments) => bans::unban(&arguments),
         other => anyhow::bail!("`lb {}` is not supported yet", other.name()),
     }
 }
@@ -108,6 +114,7 @@ mod tests {
             "top",
             "doctor --real-server 10.0.0.1",
             "real-server setup --vip 192.0.2.9 --method dr",
+            "real-server setup --vip 2001:db8::9 --method tunnel --interface eth0",
             "real-server undo --vip 192.0.2.9",
             "import keepalived k.conf haproxy h.cfg --strict",
             "schema",
@@ -137,6 +144,16 @@ mod tests {
             "connections --limit x",
             "run --config f --drain-timeout soon",
             "stats -o xml",
+            "real-server",
+            "real-server setup",
+            "real-server setup --vip web",
+            "real-server setup --vip 192.0.2.9 --method nat",
+            "real-server undo --vip 192.0.2.9 --method dr",
+            "ban",
+            "ban web",
+            "ban 192.0.2.0/33",
+            "ban 192.0.2.1 --for 0s",
+            "unban 192.0.2.1 --for 5s",
         ] {
             let words = ["lb"].into_iter().chain(line.split_terminator(' '));
             let error = Args::try_parse_from(words).expect_err(line);

@@ -225,6 +225,38 @@ pub struct Reload {
     pub warnings: Vec<String>,
 }
 
+/// `lb bans`; also what `lb ban` is answered with, the new ban alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bans {
+    /// The deny list, by address.
+    pub bans: Vec<Ban>,
+}
+
+/// A prefix whose packets are dropped.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ban {
+    /// `IP/LEN`.
+    pub prefix: String,
+    /// `config`: it is in the file; `manual`: it was banned at run time.
+    pub reason: String,
+    /// Seconds until it ends, rounded up; 0 is never.
+    pub expires_s: u64,
+    /// Packets that it dropped.
+    pub packets: u64,
+}
+
+/// `lb unban` that was done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lifted {
+    /// `IP/LEN`.
+    pub prefix: String,
+    /// What denies it all the same: the file, or a shorter prefix.
+    pub denied_by: Option<String>,
+}
+
 /// A request that was refused.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -277,6 +309,13 @@ mod tests {
             r#""flags":[],"expires_s":0}"#,
         );
         assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn bans_have_the_keys_of_the_contract() {
+        let bans = Bans { bans: vec![Ban::default()] };
+        let json = serde_json::to_string(&bans).expect("JSON");
+        assert_eq!(json, r#"{"bans":[{"prefix":"","reason":"","expires_s":0,"packets":0}]}"#);
     }
 
     #[test]

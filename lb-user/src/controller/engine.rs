@@ -13,13 +13,13 @@ use lb_common::verdict::Counter;
 use tokio::sync::mpsc;
 
 use crate::controller::event::Event;
-use crate::dataplane::bpf::{Attached, Dataplane, Mode, Options, add};
+use crate::dataplane::bpf::{Attached, Dataplane, Entry, Mode, Options, add};
 use crate::dataplane::detour::{Running, Worker};
 use crate::dataplane::sweep::{Report, Sweeper};
 use crate::health::HealthState;
-use crate::model;
+use crate::model::{self, Prefix};
 use crate::netlink::LinkTable;
-use crate::plan::{Changes, Installed, Limits, Planner, Wanted, listen_name};
+use crate::plan::{Changes, Installed, Limits, MapOp, Planner, Wanted, listen_name};
 
 /// Tells what a plan did.
 fn log(changes: &Changes) {
@@ -37,6 +37,10 @@ fn log(changes: &Changes) {
     }
     for (_, server) in &changes.servers_retired {
         tracing::debug!(?server, "real server is gone");
+    }
+    if changes.prefixes_added + changes.prefixes_removed > 0 {
+        let (added, removed) = (changes.prefixes_added, changes.prefixes_removed);
+        tracing::info!(added, removed, "access lists changed");
     }
 }
 
@@ -103,6 +107,7 @@ impl Engine {
         log(&plan.changes);
         let count = plan.ops.len();
         self.planner.commit(plan);
+        self.set_entry()?;
         self.idle.clear();
         let now = Instant::now();
         self.leaving = self
@@ -112,6 +117,59 @@ impl Engine {
             .map(|&index| (index, self.leaving.get(&index).copied().unwrap_or(now)))
             .collect();
         Ok(count)
+    }
+
+    /// Bans a prefix until a time in jiffies; 0 is until it is lifted.
+    ///
+    /// # Errors
+    /// When the list is full, or the kernel refuses.
+    pub fn ban(&mut self, prefix: Prefix, until: u64) -> anyhow::Result<()> {
+        let op = self.planner.ban(prefix, until)?;
+        self.carry_out(&op)?;
+        self.set_entry()
+    }
+
+    /// Lifts a ban; false when there is none.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn unban(&mut self, prefix: Prefix) -> anyhow::Result<bool> {
+        let Some(op) = self.planner.unban(prefix) else {
+            return Ok(false);
+        };
+        self.carry_out(&op)?;
+        self.set_entry()?;
+        Ok(true)
+    }
+
+    /// Removes bans that are over. The kernel program honours their end without this.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn end_bans(&mut self) -> anyhow::Result<()> {
+        for op in self.planner.expired_bans(self.dataplane.clock().now()) {
+            self.carry_out(&op)?;
+        }
+        self.set_entry()
+    }
+
+    fn carry_out(&mut self, op: &MapOp) -> anyhow::Result<()> {
+        let written = self.dataplane.tables().apply(op);
+        written.with_context(|| format!("write the maps: {op:?}"))?;
+        self.planner.carried(op);
+        Ok(())
+    }
+
+    /// Lets frames enter by the guard while an access list has an entry, and else by the first
+    /// stage itself.
+    fn set_entry(&mut self) -> anyhow::Result<()> {
+        let entry = Entry::for_lists(self.planner.installed().has_lists());
+        self.dataplane.enter_by(entry)
+    }
+
+    /// What the maps hold.
+    pub fn installed(&self) -> &Installed {
+        self.planner.installed()
     }
 
     /// Real servers that left the file and still have connections.

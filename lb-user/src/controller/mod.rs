@@ -5,13 +5,15 @@
 //! - [`event`] is everything that can happen; [`signals`] and the sources below send it;
 //! - [`request`] is what `admin` asks, answered with [`document`]s;
 //! - `task` is the owner; `reload` starts it and follows the file; `wanted` says what the maps
-//!   should hold, `engine` makes them so, `routes` keeps next hops current, `report` documents;
+//!   should hold, `engine` makes them so, `routes` keeps next hops current, `report` documents, `snapshot` metrics;
+//! - `bans` keeps what is denied at run time, beside the file's list;
 //! - [`effective`](mod@effective) is the one place where configured weight, health and admin state meet;
 //! - [`preflight`] says before the start what the host lacks;
 //! - [`notify`] tells systemd.
 //!
 //! Must not know: HTTP, argv, YAML's shape, map layouts.
 
+mod bans;
 pub mod checked;
 pub mod document;
 pub mod effective;
@@ -25,6 +27,7 @@ pub mod report;
 pub mod request;
 pub mod routes;
 pub mod signals;
+mod snapshot;
 mod task;
 pub mod wanted;
 

@@ -160,6 +160,8 @@ mod tests {
             connections: 1000,
             timeouts: Timeouts::default(),
             new_connections_per_second: 0,
+            deny: Default::default(),
+            allow: Default::default(),
             replies: Replies::LastHop,
             addresses: Vec::new(),
         };

@@ -18,6 +18,7 @@ use crate::controller::routes::{self, Routes};
 use crate::controller::task::{Controller, seed};
 use crate::controller::{Start, notify};
 use crate::health::Runner;
+use crate::metrics::Reloads;
 use crate::model::{Dataplane, Director};
 use crate::netlink::sysctl::Sysctls;
 use crate::netlink::{Address, LinkTable, Netlink, Ownership, events};
@@ -55,6 +56,7 @@ impl Controller {
             stopping: None,
             is_ready: false,
             drift: 0,
+            reloads: Reloads::default(),
             apply_error: None,
             previous: None,
             reload_again: false,
@@ -197,6 +199,7 @@ impl Controller {
             self.waiting.extend(request);
             return;
         };
+        self.reloads.end(false);
         for error in &errors {
             tracing::error!("reload refused: {error}");
         }

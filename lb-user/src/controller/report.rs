@@ -19,6 +19,7 @@ use crate::controller::wanted::{World, address, key};
 use crate::dataplane::bpf::Clock;
 use crate::dataplane::listing::{Row, ip};
 use crate::health::{Report, Target};
+use crate::metrics::Reloads;
 use crate::model::{self, Director, ForwardingMethod, Protocol, Scheduler};
 
 /// What documents are made from.
@@ -33,6 +34,8 @@ pub struct Source<'a> {
     pub warnings: &'a [String],
     /// Connections by which counts have drifted.
     pub drift: u64,
+    /// What became of reloads.
+    pub reloads: Reloads,
 }
 
 impl Source<'_> {
@@ -159,12 +162,19 @@ impl Source<'_> {
         Ok(stats)
     }
 
-    fn index(&self, service: &model::VirtualService, server: &model::RealServer) -> Option<u32> {
+    pub(super) fn index(
+        &self,
+        service: &model::VirtualService,
+        server: &model::RealServer,
+    ) -> Option<u32> {
         let key = key(service.listen.first()?);
         self.engine.as_deref()?.server_index(&key, address(server.address), server.port)
     }
 
-    fn service_traffic(&mut self, service: &model::VirtualService) -> anyhow::Result<Traffic> {
+    pub(super) fn service_traffic(
+        &mut self,
+        service: &model::VirtualService,
+    ) -> anyhow::Result<Traffic> {
         let key = service.listen.first().map(key);
         let Some(engine) = self.engine.as_deref_mut() else {
             return Ok(Traffic::zeroed());
@@ -175,7 +185,7 @@ impl Source<'_> {
         }
     }
 
-    fn server_traffic(
+    pub(super) fn server_traffic(
         &mut self,
         service: &model::VirtualService,
         server: &model::RealServer,

@@ -5,10 +5,14 @@
 //!
 //! Must not know: HTTP, JSON, argv.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::controller::document::{Connections, Error, Reload, Stats, Status};
+use crate::controller::document::{Bans, Connections, Error, Lifted, Reload, Stats, Status};
+use crate::metrics::Snapshot;
+use crate::model::Prefix;
 
 /// One question or command.
 #[derive(Debug)]
@@ -47,6 +51,22 @@ pub enum Verb {
         /// At most this many.
         limit: usize,
     },
+    /// [`Snapshot`], for metrics.
+    Metrics,
+    /// [`Bans`].
+    Bans,
+    /// Drop what this prefix sends; answered with the ban when it is in force.
+    Ban {
+        /// Who.
+        prefix: Prefix,
+        /// For how long; for good when there is none.
+        span: Option<Duration>,
+    },
+    /// Lift a ban; answered with [`Lifted`].
+    Unban {
+        /// Who.
+        prefix: Prefix,
+    },
     /// Read the configuration file again; answered when it serves or is refused.
     Reload,
 }
@@ -66,6 +86,13 @@ pub enum Document {
     Connections(Connections),
     /// To [`Verb::Reload`].
     Reload(Reload),
+    /// To [`Verb::Metrics`]; whoever asked writes it in the format that is wanted.
+    #[serde(skip)]
+    Metrics(Box<Snapshot>),
+    /// To [`Verb::Bans`] and [`Verb::Ban`].
+    Bans(Bans),
+    /// To [`Verb::Unban`].
+    Lifted(Lifted),
 }
 
 /// A request that was not done.

@@ -21,6 +21,7 @@ use crate::controller::wanted::{self, World};
 use crate::controller::{Start, notify};
 use crate::dataplane::listing::Reader;
 use crate::health::{Report, Runner};
+use crate::metrics::Reloads;
 use crate::model::Director;
 use crate::netlink::sysctl::Sysctls;
 use crate::netlink::{Address, Netlink};
@@ -63,6 +64,7 @@ pub(super) struct Controller {
     pub(super) stopping: Option<Instant>,
     pub(super) is_ready: bool,
     pub(super) drift: u64,
+    pub(super) reloads: Reloads,
     pub(super) apply_error: Option<String>,
     /// What was in force before a reload whose plan is not written yet.
     pub(super) previous: Option<Director>,
@@ -184,7 +186,9 @@ impl Controller {
                     tracing::debug!(operations = count, "maps written");
                 }
                 self.apply_error = None;
-                self.previous = None;
+                if self.previous.take().is_some() {
+                    self.reloads.end(true);
+                }
                 self.follow_destinations();
             }
             Err(error) => self.plan_failed(error),
@@ -215,6 +219,7 @@ impl Controller {
         if !self.is_ready {
             self.fatal = Some(anyhow::anyhow!("{error:#}"));
         } else if let Some(previous) = self.previous.take() {
+            self.reloads.end(false);
             self.start.director = previous;
             self.follow_director();
         }
@@ -257,6 +262,9 @@ impl Controller {
         if let Err(error) = engine.dataplane().beat() {
             tracing::error!("no heartbeat: {error:#}");
         }
+        if let Err(error) = engine.end_bans() {
+            tracing::error!("bans that are over stay in the list: {error:#}");
+        }
         for _ in 0..MAX_MISSED {
             let Some(missed) = engine.dataplane().tables().next_event() else { break };
             let ip = crate::dataplane::listing::ip(&missed.address);
@@ -279,10 +287,24 @@ impl Controller {
                 let reply = self.with_source(|source| source.stats().map(Document::Stats));
                 request.answer(reply);
             }
+            Verb::Metrics => {
+                let document = |snapshot| Document::Metrics(Box::new(snapshot));
+                let reply = self.with_source(|source| source.snapshot().map(document));
+                request.answer(reply);
+            }
             Verb::Connections { service, limit } => {
                 self.connections(request, service.as_deref(), limit);
             }
             Verb::Reload => self.begin_reload(Some(request)),
+            Verb::Bans => self.bans(request),
+            Verb::Ban { prefix, span } => {
+                let reply = self.ban(prefix, span);
+                request.answer(reply);
+            }
+            Verb::Unban { prefix } => {
+                let reply = self.unban(prefix);
+                request.answer(reply);
+            }
         }
     }
 
@@ -306,6 +328,7 @@ impl Controller {
             },
             warnings: &warnings,
             drift: self.drift,
+            reloads: self.reloads,
         };
         document(&mut source)
             .map_err(|error| Refusal::new(RefusalKind::Failed, format!("{error:#}")))
@@ -441,7 +464,7 @@ pub(super) fn seed() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |age| age.as_nanos() as u64)
 }
 
-fn failed(error: &anyhow::Error) -> Refusal {
+pub(super) fn failed(error: &anyhow::Error) -> Refusal {
     Refusal::new(RefusalKind::Failed, format!("{error:#}"))
 }
 

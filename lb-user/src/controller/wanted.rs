@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::conn::{State, Timeouts};
 use lb_common::pod::{Address, mapped};
 use lb_common::service::{
-    CONFIG_REPLY_ROUTE, INTERFACE_DOWN, Interface, METHOD_DR, METHOD_NAT, ServiceKey,
+    CONFIG_ALLOW_ONLY, CONFIG_REPLY_ROUTE, INTERFACE_DOWN, Interface, METHOD_DR, METHOD_NAT,
+    ServiceKey,
 };
 use lb_common::wire::{self, Link};
 
@@ -59,11 +61,19 @@ pub fn compile(director: &Director, plane: &Dataplane, world: &World<'_>) -> Wan
             heartbeat_max: (world.jiffies)(world.heartbeat_max),
             hz: (world.jiffies)(Duration::from_secs(1)),
             flood_limit: u64::from(plane.new_connections_per_second),
-            flags: if plane.replies == Replies::Route { CONFIG_REPLY_ROUTE } else { 0 },
+            flags: flags(plane),
         },
         interfaces: interfaces(plane, world.routes),
         leaving_hops: leaving_hops(world),
+        deny: Arc::clone(&plane.deny),
+        allow: Arc::clone(&plane.allow),
     }
+}
+
+fn flags(plane: &Dataplane) -> u64 {
+    let route = if plane.replies == Replies::Route { CONFIG_REPLY_ROUTE } else { 0 };
+    let allow_only = if plane.allow.is_empty() { 0 } else { CONFIG_ALLOW_ONLY };
+    route | allow_only
 }
 
 fn service(service: &VirtualService, world: &World<'_>) -> WantedService {
@@ -178,6 +188,8 @@ mod tests {
             connections: 1,
             timeouts: crate::model::Timeouts::default(),
             new_connections_per_second: 7,
+            deny: Arc::default(),
+            allow: Arc::default(),
             replies: Replies::Route,
             addresses: vec![],
         }

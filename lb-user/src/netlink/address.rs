@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 use futures::TryStreamExt;
 use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol,
+    AddressScope, CacheInfo,
 };
 
 use crate::netlink::{Netlink, NetlinkError, OWNER, Ownership, answer};
@@ -26,10 +27,41 @@ impl Netlink {
     /// Sees to it that the address is on the interface. IPv6 addresses skip duplicate address
     /// detection, so that they serve at once, and are never chosen as a source.
     pub async fn add_address(&self, wanted: Address) -> Result<Ownership, NetlinkError> {
+        let mark = AddressAttribute::Protocol(AddressProtocol::Other(OWNER));
+        match self.add(wanted, AddressScope::Universe, Some(mark)).await {
+            Ok(()) => Ok(Ownership::Ours),
+            Err(error) if error.errno() == Some(libc::EEXIST) => {
+                let ours = self.owned_addresses().await?.contains(&wanted);
+                Ok(if ours { Ownership::Ours } else { Ownership::Foreign })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sees to it that this host takes the address as its own and never speaks for it: of scope
+    /// host, so that neither ARP nor the choice of a source address uses it (IPv6: as above).
+    /// Without this program's mark: no daemon's end removes it.
+    pub async fn add_silent_address(&self, wanted: Address) -> Result<Ownership, NetlinkError> {
+        match self.add(wanted, AddressScope::Host, None).await {
+            Ok(()) => Ok(Ownership::Ours),
+            Err(error) if error.errno() == Some(libc::EEXIST) => Ok(Ownership::Foreign),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn add(
+        &self,
+        wanted: Address,
+        scope: AddressScope,
+        mark: Option<AddressAttribute>,
+    ) -> Result<(), NetlinkError> {
         let mut request =
             self.handle.address().add(wanted.ifindex, wanted.address, wanted.prefix_len);
         let message = request.message_mut();
-        message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(OWNER)));
+        message.attributes.extend(mark);
+        if wanted.address.is_ipv4() {
+            message.header.scope = scope;
+        }
         if wanted.address.is_ipv6() {
             message.header.flags |= AddressHeaderFlags::Nodad;
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
@@ -40,14 +72,7 @@ impl Netlink {
             lifetimes.ifa_valid = u32::MAX;
             message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
         }
-        match answer(|| format!("add address {}", describe(wanted)), request.execute()).await {
-            Ok(()) => Ok(Ownership::Ours),
-            Err(error) if error.errno() == Some(libc::EEXIST) => {
-                let ours = self.owned_addresses().await?.contains(&wanted);
-                Ok(if ours { Ownership::Ours } else { Ownership::Foreign })
-            }
-            Err(error) => Err(error),
-        }
+        answer(|| format!("add address {}", describe(wanted)), request.execute()).await
     }
 
     /// Removes an address; one that is gone already, or whose interface is, is no error. Call it

@@ -25,6 +25,7 @@ mod route;
 pub mod sysctl;
 #[cfg(test)]
 mod tests;
+mod xdp;
 
 use std::io;
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub use link::{Link, LinkKind, LinkTable};
 pub use neighbour::{Neighbour, NeighbourState};
 pub use next_hop::{NextHop, Unresolved};
 pub use route::{Resolution, Route};
+pub use xdp::XdpMode;
 
 /// Protocol number that marks addresses and neighbours as added by this program.
 pub const OWNER: u8 = 108;

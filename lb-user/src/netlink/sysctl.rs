@@ -13,8 +13,11 @@
 //!
 //! Must not know: why an interface forwards, services, BPF.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 /// The settings that were changed, with the values to restore. `restore` is explicit: a daemon
 /// that leaves its data plane running leaves these too.
@@ -24,11 +27,26 @@ pub struct Sysctls {
     changed: Vec<Change>,
 }
 
+/// A setting that gets, or got, another value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The setting in sysctl's notation.
+    pub key: String,
+    /// Its value before.
+    pub before: String,
+    /// Its value from then on.
+    pub set: String,
+}
+
+/// What became of a setting that was to be put back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Change {
-    key: String,
-    before: String,
-    set: String,
+pub enum PutBack {
+    /// It has its old value again.
+    Done,
+    /// Somebody else gave it this value since; it stays.
+    Changed(String),
+    /// It does not exist any more.
+    Gone,
 }
 
 /// A setting that could not be read or written.
@@ -81,17 +99,71 @@ impl Sysctls {
     /// changed since.
     pub fn restore(&mut self) -> Vec<SysctlError> {
         let mut errors = Vec::new();
-        while let Some(Change { key, before, set }) = self.changed.pop() {
-            match self.read(&key) {
-                Ok(now) if now == set => match self.write(&key, &before) {
-                    Ok(()) => tracing::info!(key, from = set, to = before, "sysctl restored"),
-                    Err(error) => errors.push(error),
-                },
-                Ok(now) => tracing::info!(key, now, "sysctl was changed by others; left as it is"),
-                Err(error) => tracing::debug!(key, %error, "sysctl is gone"),
+        while let Some(change) = self.changed.pop() {
+            let Change { key, before, set } = &change;
+            match self.put_back(&change) {
+                Ok(PutBack::Done) => {
+                    tracing::info!(key, from = set, to = before, "sysctl restored");
+                }
+                Ok(PutBack::Changed(now)) => {
+                    tracing::info!(key, now, "sysctl was changed by others; left as it is");
+                }
+                Ok(PutBack::Gone) => tracing::debug!(key, "sysctl is gone"),
+                Err(error) => errors.push(error),
             }
         }
         errors
+    }
+
+    /// What giving `key` this value changes: nothing when it has it already.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn look(&self, key: &str, value: &str) -> Result<Option<Change>, SysctlError> {
+        let before = self.read(key).map_err(|source| SysctlError {
+            key: key.into(),
+            value: value.into(),
+            source,
+        })?;
+        let change = Change { key: key.into(), before, set: value.into() };
+        Ok((change.before != change.set).then_some(change))
+    }
+
+    /// Carries out a change, which is then for the caller to remember.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn make(&self, change: &Change) -> Result<(), SysctlError> {
+        self.write(&change.key, &change.set)
+    }
+
+    /// Gives a setting its old value, unless somebody else has changed it since.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_back(&self, change: &Change) -> Result<PutBack, SysctlError> {
+        match self.read(&change.key) {
+            Ok(now) if now == change.set => {
+                self.write(&change.key, &change.before).map(|()| PutBack::Done)
+            }
+            Ok(now) => Ok(PutBack::Changed(now)),
+            Err(_) => Ok(PutBack::Gone),
+        }
+    }
+
+    /// The value of one setting of every interface, `all` and `default` included.
+    ///
+    /// # Errors
+    /// When they cannot be listed. An interface that goes meanwhile is left out.
+    pub fn of_interfaces(&self, family: &str, name: &str) -> io::Result<BTreeMap<String, String>> {
+        let mut values = BTreeMap::new();
+        for entry in std::fs::read_dir(self.root.join("net").join(family).join("conf"))? {
+            let Ok(interface) = entry?.file_name().into_string() else { continue };
+            if let Ok(value) = self.read(&key(family, &interface, name)) {
+                values.insert(interface, value);
+            }
+        }
+        Ok(values)
     }
 
     fn forward_ipv6(&mut self, interface: &str) -> Result<(), SysctlError> {
@@ -143,9 +215,11 @@ impl Sysctls {
         if before == value {
             return Ok(());
         }
-        self.write(&key, value)?;
+        let change = Change { key, before, set: value.into() };
+        self.make(&change)?;
+        let Change { key, before, .. } = &change;
         tracing::info!(key, from = before, to = value, "sysctl set");
-        self.changed.push(Change { key, before, set: value.into() });
+        self.changed.push(change);
         Ok(())
     }
 
@@ -167,7 +241,7 @@ impl Sysctls {
 }
 
 /// The key in sysctl's own notation, where a dot in an interface's name is written as a slash.
-fn key(family: &str, interface: &str, name: &str) -> String {
+pub fn key(family: &str, interface: &str, name: &str) -> String {
     format!("net.{family}.conf.{}.{name}", interface.replace('.', "/"))
 }
 

@@ -18,6 +18,7 @@ use lb_common::wire::Link;
 
 use self::free::{FreeIndices, Ids};
 use super::installed::is_generation;
+use super::lists::Lists;
 use super::op::{MapOp, Phases};
 use super::{
     Cached, Changes, Owner, Plan, PlanError, Planner, Regions, TableInputs, Wanted, WantedServer,
@@ -68,6 +69,7 @@ impl<'a> Draft<'a> {
             cache.get(first).is_some_and(|cached| cached.wanted.listen == service.listen)
         };
         self.settings();
+        let lists = self.lists()?;
         if self.planner.settled && forgotten.is_empty() && changed.iter().all(same_keys) {
             self.services(&changed)?;
         } else {
@@ -96,6 +98,7 @@ impl<'a> Draft<'a> {
             forgotten,
             leaving,
             fresh: self.free.fresh,
+            lists,
         })
     }
 
@@ -170,6 +173,18 @@ impl<'a> Draft<'a> {
         for ifindex in installed.interfaces.keys().filter(|i| !wanted.interfaces.contains_key(i)) {
             ops.push(MapOp::SetInterface { ifindex: *ifindex, value: Interface::zeroed() });
         }
+    }
+
+    /// Compares the access lists, unless they are those of the last plan.
+    fn lists(&mut self) -> Result<Lists, PlanError> {
+        let wanted = Lists::of(self.wanted);
+        if self.planner.lists.as_ref().is_none_or(|last| !last.is_same(&wanted)) {
+            let (installed, capacity) = (&self.planner.installed, self.planner.limits.prefixes);
+            let (added, removed) = wanted.diff(installed, capacity, &mut self.phases)?;
+            self.changes.prefixes_added = added;
+            self.changes.prefixes_removed = removed;
+        }
+        Ok(wanted)
     }
 
     /// Compares one service.

@@ -16,7 +16,9 @@ use lb_common::service::{
     GENERATION_MASK, Interface, RS_VALID, RealServer, Region, ServiceEntry, ServiceKey,
 };
 
+use super::lists::Denial;
 use super::op::MapOp;
+use crate::model::Prefix;
 
 /// The content of the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,6 +42,10 @@ pub struct Installed {
     pub interfaces: BTreeMap<u32, Interface>,
     /// Settings.
     pub settings: Settings,
+    /// The deny list, in the file or banned.
+    pub deny: BTreeMap<Prefix, Denial>,
+    /// The allow list.
+    pub allow: BTreeSet<Prefix>,
 }
 
 /// A slot table in the map.
@@ -83,6 +89,10 @@ pub struct Parts {
     pub interfaces: Vec<(u32, Interface)>,
     /// What `config` says.
     pub settings: Settings,
+    /// All of `deny4` and `deny6`.
+    pub deny: Vec<(Prefix, Denial)>,
+    /// All of `allow4` and `allow6`.
+    pub allow: Vec<Prefix>,
 }
 
 /// A contradiction in adopted maps. The next plan repairs it.
@@ -154,6 +164,8 @@ impl Installed {
                 .filter(|(_, interface)| *interface != Interface::zeroed())
                 .collect(),
             settings: parts.settings,
+            deny: parts.deny.into_iter().collect(),
+            allow: parts.allow.into_iter().collect(),
             ..Self::default()
         };
         for (index, server) in parts.real_servers {
@@ -245,6 +257,11 @@ impl Installed {
                 self.vips.remove(address);
             }
             MapOp::SetFilter { word, bits } => put(&mut self.filter, *word, *bits, &0),
+            MapOp::AddPrefixes { list, prefixes } => self.list(*list, prefixes),
+            MapOp::RemovePrefixes { list, prefixes } => self.unlist(*list, prefixes),
+            MapOp::SetDenial { prefix, denial } => {
+                self.deny.insert(*prefix, *denial);
+            }
             // Counts are the program's; the model does not have them.
             MapOp::ClearCounts { .. }
             | MapOp::ClearService { .. }

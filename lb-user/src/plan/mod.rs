@@ -9,6 +9,7 @@
 
 mod diff;
 mod installed;
+mod lists;
 mod op;
 mod reach;
 mod regions;
@@ -20,18 +21,20 @@ mod wanted;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use lb_common::abi::{MAX_REAL_SERVERS, MAX_SERVICES, MAX_SLOTS};
+use lb_common::abi::{MAX_PREFIXES, MAX_REAL_SERVERS, MAX_SERVICES, MAX_SLOTS};
 use lb_common::pod::Address;
 use lb_common::service::{METHOD_DR, METHOD_NAT, RS_VALID, RealServer, Region, ServiceKey};
 use lb_common::wire::{TCP, UDP};
 
 pub use installed::{Defect, Installed, Parts, Settings, Table, next_generation};
+pub use lists::{Denial, List};
 pub use op::{MapOp, apply};
 pub use regions::Regions;
 pub use wanted::{Wanted, WantedServer, WantedService};
 
-use crate::model::Scheduler;
+use crate::model::{Prefix, Scheduler};
 use crate::sched::maglev::{self, Identity};
+use lists::Lists;
 
 /// How much the maps hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +45,18 @@ pub struct Limits {
     pub real_servers: u32,
     /// Entries of all slot tables.
     pub slots: u32,
+    /// Prefixes of one family in one access list, those that a plan removes included.
+    pub prefixes: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { services: MAX_SERVICES, real_servers: MAX_REAL_SERVERS, slots: MAX_SLOTS }
+        Self {
+            services: MAX_SERVICES,
+            real_servers: MAX_REAL_SERVERS,
+            slots: MAX_SLOTS,
+            prefixes: MAX_PREFIXES,
+        }
     }
 }
 
@@ -104,6 +114,19 @@ pub enum PlanError {
         /// Free slots over all.
         available: u64,
     },
+    /// Too many prefixes in an access list.
+    #[error(
+        "{needed} prefixes of one family do not fit into the {capacity} of the {list} list, those \
+         that were banned or are being replaced included; merge some, or lift bans"
+    )]
+    PrefixesExhausted {
+        /// The list.
+        list: List,
+        /// Prefixes before and after together.
+        needed: usize,
+        /// What fits.
+        capacity: u32,
+    },
 }
 
 /// What a plan does, for logs.
@@ -123,6 +146,10 @@ pub struct Changes {
     pub servers_changed: Vec<(u32, Identity)>,
     /// Real servers that left earlier and whose element is given back.
     pub servers_retired: Vec<(u32, Identity)>,
+    /// Prefixes that the file adds to access lists.
+    pub prefixes_added: usize,
+    /// Prefixes that are no longer in the file's access lists.
+    pub prefixes_removed: usize,
 }
 
 /// Operations, and what they make of the planner. Dropped, it changes nothing.
@@ -137,6 +164,8 @@ pub struct Plan {
     forgotten: Vec<ServiceKey>,
     leaving: BTreeSet<u32>,
     fresh: u32,
+    /// The access lists that the plan makes.
+    lists: Lists,
 }
 
 /// Makes plans, and remembers what earlier ones have installed.
@@ -155,6 +184,8 @@ pub struct Planner {
     cache: HashMap<ServiceKey, Cached>,
     /// No element below was never used.
     fresh: u32,
+    /// The access lists of the last plan that was carried out as a whole.
+    lists: Option<Lists>,
 }
 
 /// Whose element of `real_servers` it is. A server that changes any of this is another one.
@@ -216,6 +247,7 @@ impl Planner {
             settled: false,
             cache: HashMap::new(),
             fresh: 0,
+            lists: None,
         }
     }
 
@@ -249,6 +281,30 @@ impl Planner {
         diff::Draft::new(self, wanted).finish(idle)
     }
 
+    /// What bans a prefix until `until`, in jiffies; 0 is until it is lifted. [`Planner::carried`]
+    /// takes it over when it was written.
+    ///
+    /// # Errors
+    /// When the list is full.
+    pub fn ban(&self, prefix: Prefix, until: u64) -> Result<MapOp, PlanError> {
+        lists::ban(&self.installed, prefix, until, self.limits.prefixes)
+    }
+
+    /// What lifts a ban; `None` when there is none. The file's own entry stays.
+    pub fn unban(&self, prefix: Prefix) -> Option<MapOp> {
+        lists::unban(&self.installed, prefix)
+    }
+
+    /// What removes the bans that were over before `now`, in jiffies.
+    pub fn expired_bans(&self, now: u64) -> Vec<MapOp> {
+        lists::expired(&self.installed, now)
+    }
+
+    /// Takes over an operation that was written outside a plan.
+    pub fn carried(&mut self, op: &MapOp) {
+        self.installed.apply(op, &mut Vec::new());
+    }
+
     /// Takes a plan over after all of it was written.
     pub fn commit(&mut self, plan: Plan) {
         let mut freed = Vec::new();
@@ -259,6 +315,7 @@ impl Planner {
         self.cache.extend(plan.cached);
         self.leaving = plan.leaving;
         self.fresh = plan.fresh;
+        self.lists = Some(plan.lists);
         self.settled = true;
     }
 

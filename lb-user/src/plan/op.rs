@@ -12,6 +12,8 @@ use lb_common::pod::Address;
 use lb_common::service::{Interface, RealServer, ServiceEntry, ServiceKey};
 
 use super::installed::{Installed, Settings};
+use super::lists::{Denial, List};
+use crate::model::Prefix;
 
 /// A write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +94,27 @@ pub enum MapOp {
         /// The id of its service.
         service: u32,
     },
+    /// Adds prefixes of the file that an access list does not have.
+    AddPrefixes {
+        /// The list.
+        list: List,
+        /// At most 4096, so that each write is short.
+        prefixes: Arc<[Prefix]>,
+    },
+    /// Removes prefixes from an access list.
+    RemovePrefixes {
+        /// The list.
+        list: List,
+        /// As above.
+        prefixes: Arc<[Prefix]>,
+    },
+    /// An entry of the deny list; what it has counted stays.
+    SetDenial {
+        /// Its key.
+        prefix: Prefix,
+        /// Why, and until when.
+        denial: Denial,
+    },
 }
 
 /// Does to the model what the operation does to the maps.
@@ -102,6 +125,8 @@ pub fn apply(installed: &mut Installed, op: &MapOp) {
 /// Operations sorted into the order of a plan.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Phases {
+    /// New entries of access lists: before the setting that makes the allow list count.
+    pub(super) listed: Vec<MapOp>,
     /// Settings, timeouts, interfaces; cursors and counts of new service ids.
     pub(super) settings: Vec<MapOp>,
     /// New and changed real servers.
@@ -119,12 +144,15 @@ pub(super) struct Phases {
     pub(super) unreachable: Vec<MapOp>,
     /// Real servers that are given back.
     pub(super) retired: Vec<MapOp>,
+    /// Entries that leave access lists: after that setting, and after those that replace them.
+    pub(super) unlisted: Vec<MapOp>,
 }
 
 impl Phases {
     /// The operations in order.
     pub(super) fn into_ops(self) -> Vec<MapOp> {
         [
+            self.listed,
             self.settings,
             self.real_servers,
             self.before_services,
@@ -133,6 +161,7 @@ impl Phases {
             self.expired,
             self.unreachable,
             self.retired,
+            self.unlisted,
         ]
         .concat()
     }

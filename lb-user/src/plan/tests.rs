@@ -7,7 +7,7 @@ mod checker;
 mod histories;
 mod rules;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use lb_common::conn::Timeouts;
 use lb_common::pod::{Address, mapped};
@@ -19,7 +19,7 @@ use super::*;
 use crate::model::Scheduler;
 
 /// Few enough that histories meet every limit.
-const SMALL: Limits = Limits { services: 8, real_servers: 20, slots: 6000 };
+const SMALL: Limits = Limits { services: 8, real_servers: 20, slots: 6000, prefixes: 8 };
 
 fn key(number: u8) -> ServiceKey {
     // Two keys an address, one address in three IPv6.
@@ -117,7 +117,7 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                     .into_iter()
                     .map(|(i, flags)| (i, interface(flags)))
                     .collect(),
-                leaving_hops: BTreeMap::new(),
+                ..Wanted::default()
             }
         },
     )

@@ -12,7 +12,7 @@ use lb_common::service::{Interface, ServiceKey};
 use lb_common::wire::Link;
 
 use super::installed::Settings;
-use crate::model::Scheduler;
+use crate::model::{Prefixes, Scheduler};
 
 /// Everything that user space wants in the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +29,10 @@ pub struct Wanted {
     /// New next hops of real servers that left the file and still have connections, by index (see
     /// [`super::Planner::leaving`]). One that is not named keeps what it has.
     pub leaving_hops: BTreeMap<u32, Option<Link>>,
+    /// The file's deny list. What was banned at run time is no part of it and stays.
+    pub deny: Prefixes,
+    /// The file's allow list.
+    pub allow: Prefixes,
 }
 
 /// A virtual service.

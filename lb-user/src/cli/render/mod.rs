@@ -4,11 +4,13 @@
 //!
 //! Must not know: sockets, terminals, where a document came from.
 
+mod bans;
 mod connections;
 mod stats;
 mod status;
 mod table;
 
+pub use bans::{banned, bans, lifted};
 pub use connections::connections;
 pub use stats::{fill_rates, stats};
 pub use status::status;

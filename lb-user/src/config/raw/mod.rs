@@ -89,6 +89,9 @@ pub(super) struct Dataplane {
     pub(super) connections: Written<u32>,
     pub(super) timeouts: Timeouts,
     pub(super) new_connections_per_second: Written<u32>,
+    /// Prefixes, and whether bits beyond their length were dropped.
+    pub(super) deny: Vec<At<(model::Prefix, bool)>>,
+    pub(super) allow: Vec<At<(model::Prefix, bool)>>,
     pub(super) replies: Written<model::Replies>,
     pub(super) addresses: Vec<At<(IpAddr, u8, Option<String>)>>,
 }
@@ -185,6 +188,11 @@ impl Dataplane {
         let timeouts = fields.get("timeouts").and_then(Cursor::fields);
         let timeouts = timeouts.unwrap_or_else(|| Fields::none(cursor.place()));
         let timeout = |key| timeouts.read(key, Cursor::long_duration);
+        let prefixes = |key| {
+            let list = fields.get(key).filter(|cursor| !cursor.is_off());
+            let items = list.and_then(Cursor::items).unwrap_or_default();
+            good(&items, |item| item.parsed("IP or IP/LEN", model::Prefix::parse))
+        };
         Some(Self {
             place: cursor.place(),
             empty: fields.is_empty(),
@@ -203,6 +211,8 @@ impl Dataplane {
             new_connections_per_second: fields.read("new_connections_per_second", |c| {
                 if c.is_off() { Some(0) } else { c.number(0..=u32::MAX) }
             }),
+            deny: prefixes("deny"),
+            allow: prefixes("allow"),
             replies: fields.read("replies", |c| c.word(&contract::REPLIES)),
             addresses: fields
                 .get("addresses")

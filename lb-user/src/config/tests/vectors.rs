@@ -64,6 +64,10 @@ fn compare(beside: &Path, got: &str, failures: &mut Vec<String>) {
     }
 }
 
+fn list(prefixes: &[&str]) -> Prefixes {
+    Prefixes::new(prefixes.iter().map(|text| text.parse().unwrap()).collect())
+}
+
 #[test]
 fn bad_files_give_every_error_where_it_is() {
     let mut failures = Vec::new();
@@ -149,6 +153,8 @@ fn every_built_key_reaches_the_director() {
                 udp: seconds(120),
             },
             new_connections_per_second: 7000,
+            deny: list(&["198.51.100.0/24", "2001:db8:bad::/48"]),
+            allow: list(&["10.0.0.0/8", "192.0.2.7/32"]),
             replies: Replies::Route,
             addresses: vec![OwnedAddress {
                 address: "192.168.20.50".parse().unwrap(),

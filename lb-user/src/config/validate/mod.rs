@@ -5,6 +5,7 @@
 //! Must not know: YAML, types of single values, lines and columns.
 
 mod checks;
+mod prefixes;
 mod services;
 
 use super::problem::{Place, Problems};
@@ -66,6 +67,8 @@ fn dataplane(file: &File, problems: &Problems) -> Option<Option<model::Dataplane
             udp: raw.timeouts.udp.value_or(timeouts.udp),
         },
         new_connections_per_second: raw.new_connections_per_second.value_or(0),
+        deny: prefixes::deny(raw, problems)?,
+        allow: prefixes::allow(raw, problems)?,
         replies: raw.replies.value_or(model::Replies::LastHop),
         addresses,
     }))

@@ -1,4 +1,4 @@
-//! Putting the first stage on interfaces, by links that are pinned and so outlive the process.
+//! Putting the entry program on interfaces, by links that are pinned and so outlive the process.
 //!
 //! Must not know: maps, services.
 
@@ -41,6 +41,29 @@ impl Mode {
     }
 }
 
+/// The program that frames enter by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// The first stage itself: what there is to ask of access lists is nothing.
+    Forward,
+    /// The guard, which asks the access lists and goes on to the first stage.
+    Guard,
+}
+
+impl Entry {
+    /// The entry for access lists that have entries, or none.
+    pub fn for_lists(have_entries: bool) -> Self {
+        if have_entries { Self::Guard } else { Self::Forward }
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Forward => abi::PROGRAM_FORWARD,
+            Self::Guard => abi::PROGRAM_GUARD,
+        }
+    }
+}
+
 /// An interface with our program on it.
 #[derive(Debug)]
 pub struct Attached {
@@ -50,27 +73,30 @@ pub struct Attached {
     pub mode: Mode,
     /// Its index when the program was put there: an interface that is made anew has another.
     pub ifindex: u32,
+    /// The program that it runs.
+    pub entry: Entry,
     pin: PathBuf,
     _link: FdLink,
 }
 
 /// Takes over the links of an earlier daemon: each gets the new program, atomically. A link whose
 /// interface is gone is removed.
-pub(super) fn adopt(ebpf: &mut Ebpf, directory: &Path) -> anyhow::Result<Vec<Attached>> {
+pub(super) fn adopt(
+    ebpf: &mut Ebpf,
+    directory: &Path,
+    entry: Entry,
+) -> anyhow::Result<Vec<Attached>> {
     let mut links = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let pin = entry?.path();
+    for file in fs::read_dir(directory)? {
+        let pin = file?.path();
         let Some((mode, interface)) = read_name(&pin) else {
             continue;
         };
-        let pinned = PinnedLink::from_pin(&pin)
-            .with_context(|| format!("open the link {}", pin.display()))?;
-        let link: FdLink = pinned.into();
-        let link = XdpLink::try_from(link).context("a pinned link is not an XDP link")?;
-        match replace(ebpf, link) {
+        let link = open(&pin)?;
+        match replace(ebpf, link, entry) {
             Ok(link) => {
                 let ifindex = index_of(&interface);
-                links.push(Attached { interface, mode, ifindex, pin, _link: link });
+                links.push(Attached { interface, mode, ifindex, entry, pin, _link: link });
             }
             Err(error) => {
                 tracing::warn!(interface, %error, "a link of an earlier run is of no use; removed");
@@ -82,14 +108,21 @@ pub(super) fn adopt(ebpf: &mut Ebpf, directory: &Path) -> anyhow::Result<Vec<Att
 }
 
 /// Puts our program in the place of the one that the link runs.
-fn replace(ebpf: &mut Ebpf, link: XdpLink) -> anyhow::Result<FdLink> {
-    let program = first_stage(ebpf)?;
+fn replace(ebpf: &mut Ebpf, link: XdpLink, entry: Entry) -> anyhow::Result<FdLink> {
+    let program = entry_program(ebpf, entry)?;
     let id = program.attach_to_link(link)?;
     Ok(FdLink::try_from(program.take_link(id)?)?)
 }
 
-fn first_stage(ebpf: &mut Ebpf) -> anyhow::Result<&mut Xdp> {
-    let program = ebpf.program_mut(abi::PROGRAM_FORWARD).context("the object has no program")?;
+/// The link behind a pin.
+fn open(pin: &Path) -> anyhow::Result<XdpLink> {
+    let pinned =
+        PinnedLink::from_pin(pin).with_context(|| format!("open the link {}", pin.display()))?;
+    XdpLink::try_from(FdLink::from(pinned)).context("a pinned link is not an XDP link")
+}
+
+fn entry_program(ebpf: &mut Ebpf, entry: Entry) -> anyhow::Result<&mut Xdp> {
+    let program = ebpf.program_mut(entry.program()).context("the object has no such program")?;
     Ok(program.try_into()?)
 }
 
@@ -153,7 +186,7 @@ impl Dataplane {
     }
 
     fn attach_as(&mut self, interface: &str, mode: Mode) -> anyhow::Result<()> {
-        let program = first_stage(&mut self.ebpf)?;
+        let program = entry_program(&mut self.ebpf, self.entry)?;
         let id = program
             .attach(interface, mode.flag())
             .map_err(|error| explain(interface, mode, error))?;
@@ -165,10 +198,37 @@ impl Dataplane {
             interface: interface.to_owned(),
             mode,
             ifindex: index_of(interface),
+            entry: self.entry,
             pin,
             _link: link.into(),
         });
         Ok(())
+    }
+
+    /// Makes frames enter by this program on every interface: the link's program is exchanged, and
+    /// no frame passes between the two. An interface that is gone is no error.
+    ///
+    /// # Errors
+    /// When the kernel refuses for an interface that exists; the next call tries again.
+    pub fn enter_by(&mut self, entry: Entry) -> anyhow::Result<()> {
+        self.entry = entry;
+        let mut result = Ok(());
+        for attached in self.links.iter_mut().filter(|attached| attached.entry != entry) {
+            let link = open(&attached.pin).and_then(|link| replace(&mut self.ebpf, link, entry));
+            match link {
+                Ok(link) => {
+                    attached._link = link;
+                    attached.entry = entry;
+                }
+                // It is attached to anew, by the right program, when it comes back.
+                Err(_) if index_of(&attached.interface) != attached.ifindex => {}
+                Err(error) => {
+                    let what = format!("exchange the XDP program of {}", attached.interface);
+                    result = Err(error.context(what));
+                }
+            }
+        }
+        result
     }
 }
 

@@ -12,6 +12,7 @@ use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
 use lb_common::abi;
 
+use super::attach::Entry;
 use super::clock::{Clock, beat};
 use super::{Dataplane, Tables, attach, os_error, pins};
 
@@ -50,8 +51,9 @@ impl Dataplane {
             beat(clock_program.as_fd())?;
             tables.heartbeat()
         })?;
-        let links = attach::adopt(&mut ebpf, &directory)?;
-        Ok(Self { ebpf, tables, links, directory, clock, adopted, _lock: lock })
+        let entry = Entry::for_lists(!tables.lists().is_empty()?);
+        let links = attach::adopt(&mut ebpf, &directory, entry)?;
+        Ok(Self { ebpf, tables, links, entry, directory, clock, adopted, _lock: lock })
     }
 
     /// Stamps the heartbeat: the controller is here, its next hops are current.

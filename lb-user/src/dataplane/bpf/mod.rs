@@ -7,9 +7,12 @@
 //! Must not know: YAML, health, why a map changes.
 #![allow(unsafe_code)] // System calls that aya has no safe form of (`sys`).
 
+mod access;
 mod attach;
 mod clock;
+mod decap;
 mod load;
+mod namespace;
 mod pins;
 mod rerun;
 pub mod sys;
@@ -21,9 +24,12 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 
-pub use attach::{Attached, Mode};
+pub use access::{Denials, Lists};
+pub use attach::{Attached, Entry, Mode};
 pub use clock::Clock;
+pub use decap::Decapsulator;
 pub use load::Options;
+pub use namespace::network_namespace;
 pub use pins::{Lock, is_on_bpffs, remove};
 pub use rerun::{Detours, Rerun, Verdict};
 pub use tables::Tables;
@@ -40,6 +46,7 @@ pub struct Dataplane {
     ebpf: Ebpf,
     tables: Tables,
     links: Vec<Attached>,
+    entry: Entry,
     directory: PathBuf,
     clock: Clock,
     adopted: bool,

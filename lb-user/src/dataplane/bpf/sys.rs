@@ -1,5 +1,5 @@
-//! System calls that have no safe form elsewhere: `bpf(2)` batches and test runs on a bare
-//! descriptor, and sending whole frames.
+//! System calls that have no safe form elsewhere: `bpf(2)` batches, test runs and entries of our own
+//! types, and sending whole frames.
 //!
 //! Must not know: what the maps hold.
 
@@ -8,10 +8,12 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use lb_common::pod::Pod;
 
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
 
 /// `struct { ... } batch` of `union bpf_attr`.
 #[repr(C)]
@@ -24,6 +26,17 @@ struct BatchAttr {
     count: u32,
     map_fd: u32,
     elem_flags: u64,
+    flags: u64,
+}
+
+/// The anonymous struct of `union bpf_attr` for `BPF_MAP_*_ELEM`.
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttr {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
     flags: u64,
 }
 
@@ -88,24 +101,73 @@ pub fn lookup_batch<K: Pod, V: Pod>(
     }
 }
 
+/// Reads one entry; of a trie, that of the longest prefix that matches.
+///
+/// # Errors
+/// The kernel's, other than that there is none.
+pub fn lookup<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    let mut value = std::mem::MaybeUninit::<V>::uninit();
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: std::ptr::from_ref(key) as u64,
+        value: value.as_mut_ptr() as u64,
+        ..ElementAttr::default()
+    };
+    // SAFETY: key and value have the map's own sizes (callers name the types that it was made with).
+    match unsafe { call(BPF_MAP_LOOKUP_ELEM, &mut attr) } {
+        // SAFETY: the kernel wrote all of it, and any bytes are a value.
+        Ok(_) => Ok(Some(unsafe { value.assume_init() })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Writes `values` to an array map from index `base` on.
 ///
 /// # Errors
 /// The kernel's.
 pub fn update_array<V: Pod>(map: BorrowedFd<'_>, base: u32, values: &[V]) -> io::Result<()> {
     let keys: Vec<u32> = (base..).take(values.len()).collect();
+    update_batch(map, &keys, values)
+}
+
+/// Writes entries, new or not; each key has the value at its place.
+///
+/// # Errors
+/// The kernel's; those before the one that failed are written.
+pub fn update_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
     let mut attr = BatchAttr {
         keys: keys.as_ptr() as u64,
         values: values.as_ptr() as u64,
-        count: values.len() as u32,
+        count: keys.len().min(values.len()) as u32,
         map_fd: map.as_raw_fd() as u32,
         ..BatchAttr::default()
     };
-    if values.is_empty() {
+    if attr.count == 0 {
         return Ok(());
     }
-    // SAFETY: both slices hold `count` elements and are only read.
+    // SAFETY: both slices hold at least `count` elements and are only read.
     unsafe { call(BPF_MAP_UPDATE_BATCH, &mut attr) }.map(|_| ())
+}
+
+/// Deletes entries. Gives how many it deleted before it met one that it could not.
+pub fn delete_batch<K: Pod>(map: BorrowedFd<'_>, keys: &[K]) -> (usize, io::Result<()>) {
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        count: keys.len() as u32,
+        map_fd: map.as_raw_fd() as u32,
+        ..BatchAttr::default()
+    };
+    if keys.is_empty() {
+        return (0, Ok(()));
+    }
+    // SAFETY: the slice holds `count` keys and is only read.
+    let result = unsafe { call(BPF_MAP_DELETE_BATCH, &mut attr) };
+    (attr.count as usize, result.map(|_| ()))
 }
 
 /// Runs a program once on `data` as its packet; gives what it returned.

@@ -16,6 +16,7 @@ use lb_common::service::{
 };
 use lb_common::verdict::Counter;
 
+use super::access::Lists;
 use super::sys;
 use crate::plan::{MapOp, Parts, Settings};
 
@@ -39,6 +40,7 @@ pub struct Tables {
     conn4: MapData,
     conn6: MapData,
     capacity: u32,
+    lists: Lists,
 }
 
 /// Descriptors of arrays that are read whole.
@@ -91,6 +93,7 @@ impl Tables {
             conn4,
             conn6,
             capacity,
+            lists: Lists::take(ebpf)?,
         })
     }
 
@@ -106,6 +109,11 @@ impl Tables {
     pub fn connection_maps(&self) -> anyhow::Result<(OwnedFd, OwnedFd)> {
         let copy = |map: &MapData| map.fd().as_fd().try_clone_to_owned();
         Ok((copy(&self.conn4)?, copy(&self.conn6)?))
+    }
+
+    /// The access lists.
+    pub fn lists(&self) -> &Lists {
+        &self.lists
     }
 
     /// The kernel's last heartbeat, in jiffies.
@@ -213,6 +221,9 @@ impl Tables {
         parts.timeouts.retain(|(_, timeouts)| *timeouts != Timeouts::zeroed());
         parts.filter = read_array(&self.fds.filter, abi::FILTER_WORDS, 0)?;
         parts.filter.retain(|(_, bits)| *bits != 0);
+        let denials = self.lists.denials()?.read()?.into_iter();
+        parts.deny = denials.map(|(prefix, denial, _)| (prefix, denial)).collect();
+        parts.allow = self.lists.allowed()?;
         Ok(parts)
     }
 
@@ -251,6 +262,9 @@ impl Tables {
             }
             // Without an element, an interface is taken to be up and to be meant by every frame.
             MapOp::SetInterface { .. } => {}
+            MapOp::AddPrefixes { list, prefixes } => self.lists.add(*list, prefixes)?,
+            MapOp::RemovePrefixes { list, prefixes } => self.lists.remove(*list, prefixes)?,
+            MapOp::SetDenial { prefix, denial } => self.lists.set(prefix, *denial)?,
             MapOp::SetConfig(settings) => {
                 let value = Config {
                     heartbeat: self.heartbeat()?,

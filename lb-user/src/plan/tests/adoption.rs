@@ -26,6 +26,8 @@ pub(super) fn export(installed: &Installed) -> Parts {
         timeouts: installed.timeouts.iter().map(|(i, v)| (*i, *v)).collect(),
         interfaces: installed.interfaces.iter().map(|(i, v)| (*i, *v)).collect(),
         settings: installed.settings,
+        deny: installed.deny.iter().map(|(prefix, denial)| (*prefix, *denial)).collect(),
+        allow: installed.allow.iter().copied().collect(),
     }
 }
 

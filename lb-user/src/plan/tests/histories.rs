@@ -112,7 +112,7 @@ proptest! {
         real_servers in 1u32..10,
         slots in 0u32..1500,
     ) {
-        run(&steps, Limits { services, real_servers, slots }).map_err(TestCaseError::fail)?;
+        run(&steps, Limits { services, real_servers, slots, ..SMALL }).map_err(TestCaseError::fail)?;
     }
 }
 

@@ -1,0 +1,82 @@
+//! What metrics are made from, out of the controller's state.
+//!
+//! Must not know: the text of metrics, who asks.
+
+use std::net::SocketAddr;
+
+use crate::controller::effective::ServerState;
+use crate::controller::engine::Engine;
+use crate::controller::report::Source;
+use crate::metrics::{Dataplane, Prefixes, RealServer, Service, Snapshot};
+use crate::model;
+
+impl Source<'_> {
+    /// Everything that metrics tell.
+    ///
+    /// # Errors
+    /// When a map cannot be read.
+    pub fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
+        let director = self.director;
+        let mut services = Vec::with_capacity(director.virtual_services.len());
+        for service in &director.virtual_services {
+            services.push(self.measured_service(service)?);
+        }
+        let drift = self.drift;
+        Ok(Snapshot {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: director.node.clone(),
+            dataplane: self.engine.as_deref_mut().map(|engine| plane(engine, drift)).transpose()?,
+            services,
+            reloads: self.reloads,
+        })
+    }
+
+    fn measured_service(&mut self, service: &model::VirtualService) -> anyhow::Result<Service> {
+        let mut real_servers = Vec::with_capacity(service.real_servers.len());
+        for server in &service.real_servers {
+            real_servers.push(self.measured_server(service, server)?);
+        }
+        Ok(Service {
+            name: service.name.clone(),
+            up: real_servers.iter().any(|server| server.effective_weight > 0),
+            traffic: self.service_traffic(service)?,
+            real_servers,
+        })
+    }
+
+    fn measured_server(
+        &mut self,
+        service: &model::VirtualService,
+        server: &model::RealServer,
+    ) -> anyhow::Result<RealServer> {
+        let effective = self.world.effective(service, server);
+        let counts = match (self.index(service, server), self.engine.as_deref_mut()) {
+            (Some(index), Some(engine)) => Some(engine.dataplane().tables().counts(index)?),
+            _ => None,
+        };
+        Ok(RealServer {
+            endpoint: SocketAddr::new(server.address, server.port).to_string(),
+            up: !matches!(effective.state, ServerState::Down | ServerState::Disabled),
+            weight: server.weight.into(),
+            effective_weight: effective.weight.into(),
+            active: counts.map_or(0, |counts| counts.active),
+            inactive: counts.map_or(0, |counts| counts.inactive),
+            traffic: self.server_traffic(service, server)?,
+        })
+    }
+}
+
+fn plane(engine: &mut Engine, drift: u64) -> anyhow::Result<Dataplane> {
+    let (_, connections) = engine.connections()?;
+    let installed = engine.installed();
+    let configured = installed.deny.values().filter(|denial| denial.configured).count();
+    let prefixes = Prefixes {
+        configured: configured as u64,
+        banned: (installed.deny.len() - configured) as u64,
+        allowed: installed.allow.len() as u64,
+    };
+    let mode = engine.mode().name().to_owned();
+    let counters = engine.counters()?;
+    let capacity = engine.dataplane().tables().capacity().into();
+    Ok(Dataplane { mode, counters, connections, capacity, drift, prefixes })
+}

@@ -1,0 +1,100 @@
+//! What metrics are made from: plain numbers and names.
+//!
+//! Must not know: how they are shown, where they come from.
+
+use lb_common::service::Traffic;
+use lb_common::verdict::Counter;
+
+/// Everything that is told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// Version of the daemon.
+    pub version: String,
+    /// Name of this node.
+    pub node: String,
+    /// The XDP plane, if there is one.
+    pub dataplane: Option<Dataplane>,
+    /// Services in file order.
+    pub services: Vec<Service>,
+    /// What became of reloads.
+    pub reloads: Reloads,
+}
+
+/// The XDP plane.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Dataplane {
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Counters of the program over all CPUs.
+    pub counters: Vec<(Counter, u64)>,
+    /// Connections in the tables.
+    pub connections: u64,
+    /// Connections that fit.
+    pub capacity: u64,
+    /// Differences that recounting the table found.
+    pub drift: u64,
+    /// Length of the access lists.
+    pub prefixes: Prefixes,
+}
+
+/// Prefixes in the access lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prefixes {
+    /// Denied by the file.
+    pub configured: u64,
+    /// Banned at run time and not in the file.
+    pub banned: u64,
+    /// On the allow list.
+    pub allowed: u64,
+}
+
+/// What became of reloads since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reloads {
+    /// Files that were taken over.
+    pub applied: u64,
+    /// Files that were refused, or did not fit the maps.
+    pub refused: u64,
+    /// The last one was refused.
+    pub last_refused: bool,
+}
+
+impl Reloads {
+    /// Counts one that ended.
+    pub fn end(&mut self, is_applied: bool) {
+        *if is_applied { &mut self.applied } else { &mut self.refused } += 1;
+        self.last_refused = !is_applied;
+    }
+}
+
+/// A virtual service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// A real server takes new connections.
+    pub up: bool,
+    /// Over all real servers that it ever had.
+    pub traffic: Traffic,
+    /// In file order.
+    pub real_servers: Vec<RealServer>,
+}
+
+/// A real server of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RealServer {
+    /// `ip:port`.
+    pub endpoint: String,
+    /// No check says that it is down, and nobody took it out.
+    pub up: bool,
+    /// Configured weight.
+    pub weight: u64,
+    /// Weight after health and admin state.
+    pub effective_weight: u64,
+    /// Connections that IPVS counts as active.
+    pub active: u64,
+    /// The others.
+    pub inactive: u64,
+    /// Since it was added.
+    pub traffic: Traffic,
+}
