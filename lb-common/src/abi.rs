@@ -33,7 +33,7 @@ pub const MAP_CONFIG: &str = "config";
 /// Address filter: a bit for every virtual address, and for every real server that answers through
 /// the director. Bits are only ever added: a stale one costs a lookup, a missing one a connection.
 pub const MAP_FILTER: &str = "filter";
-/// Virtual addresses, to tell a fragment to one of them from one to somebody else.
+/// Virtual addresses, to tell a later fragment to one of them from one to somebody else.
 pub const MAP_VIPS: &str = "vips";
 /// Interfaces by index: `Interface`.
 pub const MAP_INTERFACES: &str = "interfaces";
@@ -43,6 +43,12 @@ pub const MAP_COUNTERS: &str = "counters";
 pub const MAP_PER_CPU: &str = "per_cpu";
 /// Ring buffer of `service::Event`.
 pub const MAP_EVENTS: &str = "events";
+/// Decisions for later fragments: `FragmentKey` to `FragmentEntry`, the least recently used out.
+pub const MAP_FRAGMENTS: &str = "fragments";
+/// Ring buffer of frames for user space: `DetourHead` and the frame.
+pub const MAP_DETOURS: &str = "detours";
+/// Per-CPU room to build such a record in.
+pub const MAP_DETOUR_FRAME: &str = "detour_frame";
 
 /// Sources that are dropped, IPv4 and IPv6: tries from `access::Prefix4|6` to `access::AccessEntry`.
 pub const MAP_DENY4: &str = "deny4";
@@ -59,7 +65,7 @@ pub const MAP_HANDOVER: &str = "handover";
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map, in the order in which `lb` pins them.
-pub const MAPS: [&str; 23] = [
+pub const MAPS: [&str; 26] = [
     MAP_CONN4,
     MAP_CONN6,
     MAP_SERVICES,
@@ -77,6 +83,9 @@ pub const MAPS: [&str; 23] = [
     MAP_COUNTERS,
     MAP_PER_CPU,
     MAP_EVENTS,
+    MAP_FRAGMENTS,
+    MAP_DETOURS,
+    MAP_DETOUR_FRAME,
     MAP_HANDOVER,
     MAP_STAGES,
     MAP_DENY4,
@@ -113,15 +122,19 @@ pub enum Stage {
     Icmp6 = 10,
     /// The first stage, where the guard stands before it.
     Forward = 11,
+    /// Leads a later IPv4 fragment where its first one went.
+    Fragment4 = 12,
+    /// The same for IPv6.
+    Fragment6 = 13,
 }
 
 impl Stage {
     /// How many there are.
-    pub const COUNT: u32 = 12;
+    pub const COUNT: u32 = 14;
 
     /// Each stage and its program.
     pub const PROGRAMS: [(Self, &'static str); Self::COUNT as usize] = [
-        (Self::Unusual, "lb_unusual"),
+        (Self::Unusual, PROGRAM_UNUSUAL),
         (Self::Known4, "lb_known4"),
         (Self::Known6, "lb_known6"),
         (Self::Admit4, "lb_admit4"),
@@ -133,6 +146,8 @@ impl Stage {
         (Self::Icmp4, "lb_icmp4"),
         (Self::Icmp6, "lb_icmp6"),
         (Self::Forward, PROGRAM_FORWARD),
+        (Self::Fragment4, "lb_fragment4"),
+        (Self::Fragment6, "lb_fragment6"),
     ];
 }
 
@@ -140,6 +155,8 @@ impl Stage {
 pub const PROGRAM_FORWARD: &str = "lb_forward";
 /// The program that is attached while one has: it asks the lists and goes on to the first stage.
 pub const PROGRAM_GUARD: &str = "lb_guard";
+/// The stage that reads every kind of frame: where held frames are sent in again.
+pub const PROGRAM_UNUSUAL: &str = "lb_unusual";
 /// The program that closes expired connections, run by user space.
 pub const PROGRAM_EXPIRE: &str = "lb_expire";
 /// The program that stamps the heartbeat and tells the kernel's time, run by user space.
@@ -161,3 +178,7 @@ pub const MAX_PREFIXES: u32 = 262_144;
 pub const FILTER_WORDS: u32 = 1024;
 /// Bytes of the event ring.
 pub const EVENT_BYTES: u32 = 64 * 1024;
+/// Packets whose fragments are known at once. An entry takes some 150 bytes.
+pub const MAX_FRAGMENTED: u32 = 65_536;
+/// Bytes of the ring of held frames.
+pub const DETOUR_BYTES: u32 = 2 * 1024 * 1024;

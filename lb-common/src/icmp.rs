@@ -11,7 +11,7 @@ use crate::key::{ConnKey, ConnKey4, ConnKey6};
 use crate::rewrite::{self, Edit, End, Unfit};
 use crate::wire::{
     self, Be16, Buf, ICMP, ICMP_LEN, ICMP6, IPV4_LEN, IPV6_LEN, Ipv4Header, Ipv6Header, Packet,
-    TCP, UDP,
+    Part, TCP, UDP,
 };
 
 /// The packet that an ICMP error quotes.
@@ -263,7 +263,11 @@ impl Icmp for ConnKey6 {
         let [a, b, c, d] = source;
         let multicast =
             a & u32::from_ne_bytes([0xff, 0, 0, 0]) == u32::from_ne_bytes([0xff, 0, 0, 0]);
-        if packet.key.protocol == ICMP6 || multicast || a | b | c | d == 0 || packet.fragment {
+        if packet.key.protocol == ICMP6 || multicast || a | b | c | d == 0 {
+            return TooBig::Silent;
+        }
+        // A later fragment's first one is told of; it quotes the ports.
+        if !matches!(packet.part, Part::Whole | Part::First) {
             return TooBig::Silent;
         }
         // RFC 8200 section 5: nobody can be told to send less.

@@ -88,6 +88,15 @@ fn words_of(a: &Address) -> [u32; 4] {
     ]
 }
 
+/// An IPv4 address, mapped, as the two words that it is in memory.
+#[inline(always)]
+fn mapped_pair(address: u32) -> [u64; 2] {
+    let mapped = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
+    // The address fills the second half of the word: the high one on a little-endian machine.
+    let address = u64::from(address);
+    [0, if cfg!(target_endian = "little") { mapped | address << 32 } else { mapped | address }]
+}
+
 /// A key of either family.
 pub trait ConnKey: pod::Pod {
     /// The key whose bytes are all zero.
@@ -110,6 +119,9 @@ pub trait ConnKey: pod::Pod {
 
     /// Destination address, IPv4 mapped, as the two words that it is in memory.
     fn destination_pair(&self) -> [u64; 2];
+
+    /// The same for the source.
+    fn source_pair(&self) -> [u64; 2];
 
     /// Four bytes that stand for the destination in the address filter.
     fn filter_word(&self) -> u32;
@@ -163,10 +175,12 @@ impl ConnKey for ConnKey4 {
 
     #[inline(always)]
     fn destination_pair(&self) -> [u64; 2] {
-        let mapped = u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0]);
-        // The address fills the second half of the word: the high one on a little-endian machine.
-        let address = u64::from(pod::head::<Self, [u32; 2]>(self)[1]);
-        [0, if cfg!(target_endian = "little") { mapped | address << 32 } else { mapped | address }]
+        mapped_pair(pod::head::<Self, [u32; 2]>(self)[1])
+    }
+
+    #[inline(always)]
+    fn source_pair(&self) -> [u64; 2] {
+        mapped_pair(pod::head::<Self, [u32; 2]>(self)[0])
     }
 
     #[inline(always)]
@@ -241,6 +255,11 @@ impl ConnKey for ConnKey6 {
     }
 
     #[inline(always)]
+    fn source_pair(&self) -> [u64; 2] {
+        *pod::head::<Self, [u64; 2]>(self)
+    }
+
+    #[inline(always)]
     fn filter_word(&self) -> u32 {
         hash::filter_fold(&self.destination_words())
     }
@@ -311,6 +330,8 @@ mod tests {
         let in_pair = |key: &dyn Fn() -> [u64; 2]| *pod::head::<[u64; 2], Address>(&key());
         assert_eq!(in_pair(&|| v4.destination_pair()), v4.destination());
         assert_eq!(in_pair(&|| v6.destination_pair()), v6.destination());
+        assert_eq!(in_pair(&|| v4.source_pair()), v4.source());
+        assert_eq!(in_pair(&|| v6.source_pair()), v6.source());
         assert_eq!(v4.reply_from(&mapped([10, 1, 1, 1]), 8080).source, [10, 1, 1, 1]);
         assert_eq!(v6.reply_from(&b, 8080).source, b);
         assert_eq!(v6.reply_from(&b, 8080).ports(), (8080, 1));

@@ -4,7 +4,7 @@
 
 use crate::csum::Delta;
 use crate::key::{ConnKey, ConnKey4, ConnKey6};
-use crate::wire::{Be16, Buf, Macs, Packet, TCP};
+use crate::wire::{Be16, Buf, Macs, Packet, Part, TCP};
 
 /// Why a packet could not be edited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,8 @@ pub enum End {
 /// A family whose packets can be edited.
 pub trait Edit: ConnKey {
     /// Ages the packet, and with an end, an address (as four words, the last one for IPv4) and a
-    /// port, rewrites that end of it.
+    /// port, rewrites that end of it. A later fragment has only an address to rewrite: its packet's
+    /// port and checksum are in the first.
     ///
     /// # Errors
     /// When the packet does not fit; it is to be dropped.
@@ -48,6 +49,9 @@ impl Edit for ConnKey4 {
         let at = (packet.l3(), packet.l4(), packet.key.protocol);
         match nat {
             None => age4(buf, at.0),
+            Some((end, address, _)) if matches!(packet.part, Part::Later) => {
+                readdress4(buf, at.0, end, address[3]).map(|_| ())
+            }
             Some((end, address, port)) => nat4(buf, at, end, address[3], port),
         }
     }
@@ -63,6 +67,9 @@ impl Edit for ConnKey6 {
         let at = (packet.l3(), packet.l4(), packet.key.protocol);
         match nat {
             None => age6(buf, at.0),
+            Some((end, address, _)) if matches!(packet.part, Part::Later) => {
+                readdress6(buf, at.0, end, &address).map(|_| ())
+            }
             Some((end, address, port)) => nat6(buf, at, end, &address, port),
         }
     }
@@ -125,15 +132,27 @@ pub fn nat4<B: Buf + ?Sized>(
     address: u32,
     port: u16,
 ) -> Result<(), Unfit> {
-    let (address_at, port_at) = match end {
-        End::Source => (l3 + 12, l4),
-        End::Destination => (l3 + 16, l4 + 2),
+    let changed = readdress4(buf, l3, end, address)?;
+    set_port(buf, l4, protocol, (end, port), changed)
+}
+
+/// Rewrites the address at one end of an IPv4 packet and ages it; gives what has changed.
+#[inline(always)]
+fn readdress4<B: Buf + ?Sized>(
+    buf: &mut B,
+    l3: usize,
+    end: End,
+    address: u32,
+) -> Result<Delta, Unfit> {
+    let address_at = match end {
+        End::Source => l3 + 12,
+        End::Destination => l3 + 16,
     };
     let old: u32 = buf.load(address_at).ok_or(Unfit::Short)?;
     let changed = Delta::ZERO.quad(old, address);
     age4_with(buf, l3, changed)?;
     buf.store(address_at, address).ok_or(Unfit::Short)?;
-    set_port(buf, l4, protocol, port_at, port, changed)
+    Ok(changed)
 }
 
 /// Rewrites one end of an IPv6 packet to `address` (as it lies in memory) and `port`, and ages it.
@@ -145,14 +164,26 @@ pub fn nat6<B: Buf + ?Sized>(
     address: &[u32; 4],
     port: u16,
 ) -> Result<(), Unfit> {
-    let (address_at, port_at) = match end {
-        End::Source => (l3 + 8, l4),
-        End::Destination => (l3 + 24, l4 + 2),
+    let changed = readdress6(buf, l3, end, address)?;
+    set_port(buf, l4, protocol, (end, port), changed)
+}
+
+/// Rewrites the address at one end of an IPv6 packet and ages it; gives what has changed.
+#[inline(always)]
+fn readdress6<B: Buf + ?Sized>(
+    buf: &mut B,
+    l3: usize,
+    end: End,
+    address: &[u32; 4],
+) -> Result<Delta, Unfit> {
+    let address_at = match end {
+        End::Source => l3 + 8,
+        End::Destination => l3 + 24,
     };
     age6(buf, l3)?;
     let old: [u32; 4] = buf.load(address_at).ok_or(Unfit::Short)?;
     buf.store(address_at, *address).ok_or(Unfit::Short)?;
-    set_port(buf, l4, protocol, port_at, port, Delta::ZERO.address(&old, address))
+    Ok(Delta::ZERO.address(&old, address))
 }
 
 /// Writes a port, and a transport checksum that knows of it and of what changed in the pseudo header.
@@ -161,10 +192,13 @@ fn set_port<B: Buf + ?Sized>(
     buf: &mut B,
     l4: usize,
     protocol: u8,
-    port_at: usize,
-    port: u16,
+    (end, port): (End, u16),
     changed: Delta,
 ) -> Result<(), Unfit> {
+    let port_at = match end {
+        End::Source => l4,
+        End::Destination => l4 + 2,
+    };
     let old: Be16 = buf.load(port_at).ok_or(Unfit::Short)?;
     let new = Be16::new(port);
     let changed = changed.word(old.0, new.0);

@@ -37,6 +37,8 @@ pub enum CounterKind {
     Answered,
     /// The packet was forwarded by the fallback without an entry for its connection.
     WithoutEntry,
+    /// The frame went to user space, which counts what became of it.
+    Detour,
     /// Something to know about; no packet suffered.
     Note,
 }
@@ -52,8 +54,8 @@ counters! {
     NoRoute = 3, "no_route", Drop;
     /// Every real server that was tried has a connection from the same client address and port.
     NatTupleInUse = 4, "nat_tuple_in_use", Drop;
-    /// A fragment to a virtual address.
-    Fragment = 5, "fragment", Drop;
+    /// A later fragment whose first one was dropped, or whose real server is gone.
+    FragmentRefused = 5, "fragment_refused", Drop;
     /// Time to live or hop limit used up.
     TtlExceeded = 6, "ttl_exceeded", Drop;
     /// The frame ended where a header had to be changed, or had no room for a VLAN tag.
@@ -99,6 +101,25 @@ counters! {
     PathMtuHeard = 41, "path_mtu_heard", Note;
     /// SYNs whose MSS was lowered.
     MssClamped = 42, "mss_clamped", Note;
+    /// A fragment that ends in the transport header, or reaches into it from behind.
+    FragmentShort = 48, "fragment_short", Drop;
+    /// A later fragment that waited a second for its first (counted by user space).
+    FragmentTimeout = 49, "fragment_timeout", Drop;
+    /// A later fragment that made room for newer ones, or was too much of one packet (user space).
+    FragmentOverflow = 50, "fragment_overflow", Drop;
+    /// A later fragment whose decision was gone again when its turn came.
+    FragmentUndecided = 51, "fragment_undecided", Drop;
+    /// No room in the ring to user space: too many at once, or no daemon.
+    DetourFull = 52, "detour_full", Drop;
+    /// A held frame that could not be run again or sent (user space), or is too long to be held.
+    DetourFailed = 53, "detour_failed", Drop;
+    /// A held frame for the stack, of which only so many a second are given to it (user space).
+    DetourPassLimit = 54, "detour_pass_limit", Drop;
+    /// Frames that were handed to user space. Each ends as one of `detour_reruns` or as a drop that
+    /// user space counts.
+    Detoured = 55, "detoured", Detour;
+    /// Held frames that user space ran again (user space).
+    DetourReruns = 56, "detour_reruns", Note;
 }
 
 /// Length of the counter array.

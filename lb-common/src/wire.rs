@@ -4,6 +4,9 @@
 //! options, no extension header, no fragment) with constant offsets; [`parse`] reads everything.
 //! The same code runs on XDP frames and on slices.
 //!
+//! A fragment is never misread: only a first one has ports, and only if it holds its whole transport
+//! header ([`Part`]).
+//!
 //! Must not know: XDP contexts, services.
 
 use crate::key::{ConnKey, ConnKey4, ConnKey6};
@@ -177,12 +180,32 @@ pub struct Packet<K> {
     pub l4_offset: u32,
     /// Length from the IP header on, in bytes.
     pub bytes: u32,
+    /// IP's identification, which the fragments of a packet share; 0 when the packet is whole.
+    pub identification: u32,
     /// TCP flags; 0 for UDP.
     pub tcp_flags: u8,
-    /// A fragment, first or later: the ports in the key are 0.
-    pub fragment: bool,
+    /// Which part of a packet this is. Ports and flags are 0 in what is neither whole nor first.
+    pub part: Part,
+    /// Sent in again by user space, which wants to know where the packet goes.
+    pub rerun: bool,
     /// VLAN tags.
     pub tags: Tags,
+}
+
+/// Which part of an IP packet a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Part {
+    /// All of it. An IPv6 fragment that is the only one is whole (RFC 6946).
+    Whole = 0,
+    /// The first fragment, with its whole transport header.
+    First = 1,
+    /// A later fragment. Its protocol is that of IPv4, or what the IPv6 fragment header names, which
+    /// may be another extension header.
+    Later = 2,
+    /// A fragment that would let the transport header be assembled from pieces: a first one that
+    /// ends in it, or a later one that reaches into it (RFC 1858, RFC 3128).
+    Short = 3,
 }
 
 impl<K: ConnKey> Packet<K> {
@@ -194,8 +217,10 @@ impl<K: ConnKey> Packet<K> {
             l3_offset: 0,
             l4_offset: 0,
             bytes: 0,
+            identification: 0,
             tcp_flags: 0,
-            fragment: false,
+            part: Part::Whole,
+            rerun: false,
             tags: Tags::NONE,
         }
     }
@@ -258,8 +283,12 @@ const TCP_LEN: usize = 20;
 const UDP_LEN: usize = 8;
 /// RFC 791: the flag More Fragments and the 13 bits of the offset.
 const FRAGMENT_MASK: u16 = 0x3fff;
+/// RFC 791: the offset alone, in units of eight bytes.
+const OFFSET_MASK: u16 = 0x1fff;
 /// Extension headers that are read before giving up.
 const MAX_EXTENSIONS: usize = 6;
+/// Number of the IPv6 fragment header (RFC 8200 4.5).
+const FRAGMENT_HEADER: u8 = 44;
 
 /// An untagged IPv4 TCP or UDP packet without options and not fragmented; else `None`.
 #[inline(always)]
@@ -271,7 +300,7 @@ pub fn fast4<B: Buf + ?Sized>(buf: &B) -> Option<Packet<ConnKey4>> {
     if ip.version_ihl != 0x45 || ip.fragment.0 & FRAGMENT_MASK.to_be() != 0 {
         return None;
     }
-    finish4(buf, &ip, false, (ETHERNET_LEN, ETHERNET_LEN + IPV4_LEN), Tags::NONE)
+    finish4(buf, &ip, Piece::WHOLE, (ETHERNET_LEN, ETHERNET_LEN + IPV4_LEN), Tags::NONE)
 }
 
 /// An untagged IPv6 TCP or UDP packet without extension headers; else `None`.
@@ -284,7 +313,8 @@ pub fn fast6<B: Buf + ?Sized>(buf: &B) -> Option<Packet<ConnKey6>> {
     if !ip.is_version_6() {
         return None;
     }
-    finish6(buf, &ip, (ip.next_header, false), (ETHERNET_LEN, ETHERNET_LEN + IPV6_LEN), Tags::NONE)
+    let l4 = ETHERNET_LEN + IPV6_LEN;
+    finish6(buf, &ip, (ip.next_header, Piece::WHOLE), (ETHERNET_LEN, l4), Tags::NONE)
 }
 
 /// What this frame is, with up to two VLAN tags, IPv4 options and IPv6 extension headers.
@@ -324,11 +354,11 @@ fn parse4<B: Buf + ?Sized>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
     if ip.version_ihl >> 4 != 4 || header < IPV4_LEN {
         return None;
     }
-    let fragment = ip.fragment.get() & FRAGMENT_MASK != 0;
+    let word = ip.fragment.get() & FRAGMENT_MASK;
     if ip.protocol == ICMP {
         // Destination unreachable, time exceeded, parameter problem (RFC 792).
         let l4 = l3 + header;
-        let is_error = !fragment && matches!(buf.load::<u8>(l4)?, 3 | 11 | 12);
+        let is_error = word == 0 && matches!(buf.load::<u8>(l4)?, 3 | 11 | 12);
         let bytes = ip.total_length.get() as usize;
         let key = ConnKey4::new(ip.source, ip.destination, [0, 0], ICMP);
         return message(key, is_error, (l3, l4, bytes), tags).map(Parsed::Icmp4);
@@ -336,7 +366,34 @@ fn parse4<B: Buf + ?Sized>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
     if ip.protocol != TCP && ip.protocol != UDP {
         return None;
     }
-    finish4(buf, &ip, fragment, (l3, l3 + header), tags).map(Parsed::V4)
+    let piece = if word == 0 {
+        Piece::WHOLE
+    } else {
+        Piece::of(word & OFFSET_MASK, u32::from(ip.id.get()), ip.protocol)
+    };
+    finish4(buf, &ip, piece, (l3, l3 + header), tags).map(Parsed::V4)
+}
+
+/// What IP says of fragmentation.
+#[derive(Clone, Copy)]
+struct Piece {
+    part: Part,
+    identification: u32,
+}
+
+impl Piece {
+    const WHOLE: Self = Self { part: Part::Whole, identification: 0 };
+
+    /// A fragment at this offset in units of eight bytes; `protocol` is what begins the packet.
+    #[inline(always)]
+    fn of(offset: u16, identification: u32, protocol: u8) -> Self {
+        let part = match offset {
+            0 => Part::First,
+            _ if protocol == TCP && (offset as usize) * 8 < TCP_LEN => Part::Short,
+            _ => Part::Later,
+        };
+        Self { part, identification }
+    }
 }
 
 #[inline(always)]
@@ -347,14 +404,23 @@ fn parse6<B: Buf + ?Sized>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
     }
     let mut next = ip.next_header;
     let mut offset = l3 + IPV6_LEN;
-    let mut fragment = false;
+    let mut piece = Piece::WHOLE;
     for _ in 0..MAX_EXTENSIONS {
-        if fragment || !is_extension(next) {
+        // What follows a later fragment's header is the middle of something.
+        if matches!(piece.part, Part::Later | Part::Short) || !is_extension(next) {
             break;
         }
-        let (following, length, piece) = read_extension(buf, next, offset)?;
+        // A fragment of a fragment is nothing that anybody sends.
+        if next == FRAGMENT_HEADER && piece.part != Part::Whole {
+            return None;
+        }
+        let (following, length, word) = read_extension(buf, next, offset)?;
         // RFC 6946: a fragment that is whole is an ordinary packet.
-        fragment = piece != 0;
+        if word != 0 {
+            let identification: [Be16; 2] = buf.load(offset + 4)?;
+            let [high, low] = identification.map(|half| u32::from(half.get()));
+            piece = Piece::of(word >> 3, high << 16 | low, following);
+        }
         offset += length;
         if offset > MAX_L4_OFFSET as usize {
             return None;
@@ -363,19 +429,20 @@ fn parse6<B: Buf + ?Sized>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
     }
     if next == ICMP6 {
         // RFC 4443 2.1: errors are the types below 128.
-        let is_error = !fragment && matches!(buf.load::<u8>(offset)?, 1..=4);
+        let whole = piece.part == Part::Whole;
+        let is_error = whole && matches!(buf.load::<u8>(offset)?, 1..=4);
         let bytes = ip.payload_length.get() as usize + IPV6_LEN;
         let key = ConnKey6::new(ip.source, ip.destination, [0, 0], ICMP6);
         return message(key, is_error, (l3, offset, bytes), tags).map(Parsed::Icmp6);
     }
-    finish6(buf, &ip, (next, fragment), (l3, offset), tags).map(Parsed::V6)
+    finish6(buf, &ip, (next, piece), (l3, offset), tags).map(Parsed::V6)
 }
 
 /// Whether a next header is an extension header that can be read over: hop-by-hop and destination
 /// options, routing, fragment, authentication.
 #[inline(always)]
 pub(crate) const fn is_extension(next: u8) -> bool {
-    matches!(next, 0 | 60 | 43 | 44 | 51)
+    matches!(next, 0 | 60 | 43 | FRAGMENT_HEADER | 51)
 }
 
 /// The extension header `kind` at `offset`: what follows it, its length, and for a fragment header
@@ -390,7 +457,7 @@ pub(crate) fn read_extension<B: Buf + ?Sized>(
     match kind {
         // RFC 8200 4.4: with segments left, the destination is not the final one.
         43 if b3 != 0 => None,
-        44 => Some((following, 8, u16::from_be_bytes([b2, b3]) & !0b110)),
+        FRAGMENT_HEADER => Some((following, 8, u16::from_be_bytes([b2, b3]) & !0b110)),
         // RFC 4302 2.2: in units of four bytes, minus two.
         51 => Some((following, (units.saturating_add(1) as usize + 1) * 4, 0)),
         _ => Some((following, (units as usize + 1) * 8, 0)),
@@ -410,8 +477,10 @@ fn message<K: ConnKey>(
         l3_offset: l3 as u32,
         l4_offset: l4 as u32,
         bytes: bytes as u32,
+        identification: 0,
         tcp_flags: 0,
-        fragment: false,
+        part: Part::Whole,
+        rerun: false,
         tags,
     })
 }
@@ -420,12 +489,12 @@ fn message<K: ConnKey>(
 fn finish4<B: Buf + ?Sized>(
     buf: &B,
     ip: &Ipv4Header,
-    fragment: bool,
+    piece: Piece,
     (l3, l4): (usize, usize),
     tags: Tags,
 ) -> Option<Packet<ConnKey4>> {
     let bytes = ip.total_length.get() as usize;
-    let (ports, tcp_flags) = read_l4(buf, (ip.protocol, fragment), l4, l3 + bytes)?;
+    let (part, ports, tcp_flags) = read_l4(buf, (ip.protocol, piece.part), l4, l3 + bytes)?;
     let ports = [ports[0].get(), ports[1].get()];
     let key = ConnKey4::new(ip.source, ip.destination, ports, ip.protocol);
     Some(Packet {
@@ -433,8 +502,10 @@ fn finish4<B: Buf + ?Sized>(
         l3_offset: l3 as u32,
         l4_offset: l4 as u32,
         bytes: bytes as u32,
+        identification: piece.identification,
         tcp_flags,
-        fragment,
+        part,
+        rerun: false,
         tags,
     })
 }
@@ -443,12 +514,12 @@ fn finish4<B: Buf + ?Sized>(
 fn finish6<B: Buf + ?Sized>(
     buf: &B,
     ip: &Ipv6Header,
-    (protocol, fragment): (u8, bool),
+    (protocol, piece): (u8, Piece),
     (l3, l4): (usize, usize),
     tags: Tags,
 ) -> Option<Packet<ConnKey6>> {
     let bytes = ip.payload_length.get() as usize + IPV6_LEN;
-    let (ports, tcp_flags) = read_l4(buf, (protocol, fragment), l4, l3 + bytes)?;
+    let (part, ports, tcp_flags) = read_l4(buf, (protocol, piece.part), l4, l3 + bytes)?;
     let ports = [ports[0].get(), ports[1].get()];
     let key = ConnKey6::new(ip.source, ip.destination, ports, protocol);
     Some(Packet {
@@ -456,30 +527,39 @@ fn finish6<B: Buf + ?Sized>(
         l3_offset: l3 as u32,
         l4_offset: l4 as u32,
         bytes: bytes as u32,
+        identification: piece.identification,
         tcp_flags,
-        fragment,
+        part,
+        rerun: false,
         tags,
     })
 }
 
-/// Ports and TCP flags of the header at `l4`, which must be whole before `end` as IP declares it.
+/// Ports and TCP flags of the header at `l4`, which must be whole before `end` as IP declares it;
+/// a first fragment in which it is not is short.
 #[inline(always)]
 fn read_l4<B: Buf + ?Sized>(
     buf: &B,
-    (protocol, fragment): (u8, bool),
+    (protocol, part): (u8, Part),
     l4: usize,
     end: usize,
-) -> Option<([Be16; 2], u8)> {
+) -> Option<(Part, [Be16; 2], u8)> {
+    const NO_PORTS: [Be16; 2] = [Be16(0), Be16(0)];
+    if matches!(part, Part::Later | Part::Short) {
+        // An extension header may come first in what was cut up.
+        let ours = matches!(protocol, TCP | UDP | 0 | 43 | 51 | 60);
+        return ours.then_some((part, NO_PORTS, 0));
+    }
     match protocol {
-        TCP | UDP if fragment => Some(([Be16(0), Be16(0)], 0)),
         TCP if l4 + TCP_LEN <= end => {
             let header: [u32; 5] = buf.load(l4)?;
-            Some((split(header[0]), header[3].to_ne_bytes()[1]))
+            Some((part, split(header[0]), header[3].to_ne_bytes()[1]))
         }
         UDP if l4 + UDP_LEN <= end => {
             let header: [u32; 2] = buf.load(l4)?;
-            Some((split(header[0]), 0))
+            Some((part, split(header[0]), 0))
         }
+        TCP | UDP if matches!(part, Part::First) => Some((Part::Short, NO_PORTS, 0)),
         _ => None,
     }
 }

@@ -13,8 +13,10 @@
 mod admit;
 mod atomic;
 mod conntrack;
+mod detour;
 mod expire;
 mod forward;
+mod fragment;
 mod frame;
 mod guard;
 mod maps;
@@ -29,7 +31,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::conn::{ConnKey4, ConnKey6};
 use lb_common::verdict::Counter;
-use lb_common::wire::{self, Packet, Parsed};
+use lb_common::wire::{self, Packet, Parsed, Part};
 
 use crate::admit::Admitted;
 use crate::conntrack::Followed;
@@ -64,9 +66,10 @@ pub fn lb_guard(ctx: XdpContext) -> u32 {
 /// is not ours.
 #[xdp(frags)]
 pub fn lb_unusual(ctx: XdpContext) -> u32 {
+    let rerun = detour::is_rerun(ctx.ctx);
     match wire::parse(&Frame::new(ctx.ctx)) {
-        Parsed::V4(packet) => stage::known(&ctx, &packet),
-        Parsed::V6(packet) => stage::known(&ctx, &packet),
+        Parsed::V4(packet) => stage::known(&ctx, &Packet { rerun, ..packet }),
+        Parsed::V6(packet) => stage::known(&ctx, &Packet { rerun, ..packet }),
         Parsed::Icmp4(packet) => stage::icmp(&ctx, &packet),
         Parsed::Icmp6(packet) => stage::icmp(&ctx, &packet),
         Parsed::Other => xdp_action::XDP_PASS,
@@ -133,6 +136,18 @@ pub fn lb_icmp6(ctx: XdpContext) -> u32 {
     icmp::follow::<ConnKey6>(&ctx)
 }
 
+/// A later IPv4 fragment.
+#[xdp(frags)]
+pub fn lb_fragment4(ctx: XdpContext) -> u32 {
+    follow_first::<ConnKey4>(&ctx)
+}
+
+/// A later IPv6 fragment.
+#[xdp(frags)]
+pub fn lb_fragment6(ctx: XdpContext) -> u32 {
+    follow_first::<ConnKey6>(&ctx)
+}
+
 /// Closes expired connections among the keys in the packet. See `expire`.
 #[xdp]
 pub fn lb_expire(ctx: XdpContext) -> u32 {
@@ -160,21 +175,25 @@ fn run<K: Stage>(ctx: &XdpContext, frame: Frame, packet: &Packet<K>) -> u32 {
     let now = now();
     match conntrack::follow(ctx.ctx, &frame, packet, now) {
         Followed::Request(index, server) => {
+            // SAFETY: an array element.
+            fragment::requested(packet, index, unsafe { (*server).generation }, now);
             let controlled = maps::CONFIG.get(0).is_some_and(|c| forward::is_controlled(c, now));
             let chosen = Chosen { index, is_new: 0 };
             forward::to_server(ctx.ctx, frame, packet, chosen, server, controlled)
         }
-        Followed::Reply(entry, index) => forward::to_client(ctx.ctx, frame, packet, index, entry),
+        Followed::Reply(entry, index) => {
+            fragment::replied(packet, index, entry, now);
+            forward::to_client(ctx.ctx, frame, packet, index, entry)
+        }
         Followed::Orphan => {
             stats::count(Counter::ReplyWithoutConnection);
+            fragment::decided(packet, xdp_action::XDP_DROP, now);
             xdp_action::XDP_DROP
         }
-        Followed::Nothing(stale) => {
-            if to_service {
-                stage::admit(ctx, packet, stale)
-            } else {
-                xdp_action::XDP_PASS
-            }
+        Followed::Nothing(stale) if to_service => stage::admit(ctx, packet, stale),
+        Followed::Nothing(_) => {
+            fragment::decided(packet, xdp_action::XDP_PASS, now);
+            xdp_action::XDP_PASS
         }
     }
 }
@@ -184,10 +203,18 @@ fn read_before<K: Stage>(ctx: &XdpContext) -> u32 {
     let Some((packet, _)) = stage::handed::<K>() else {
         return xdp_action::XDP_PASS;
     };
-    if packet.fragment {
-        return fragment(&packet.key);
+    if matches!(packet.part, Part::Later | Part::Short) {
+        return stage::later(ctx, packet);
     }
     run(ctx, Frame::new(ctx.ctx), packet)
+}
+
+#[inline(always)]
+fn follow_first<K: Stage>(ctx: &XdpContext) -> u32 {
+    match stage::handed::<K>() {
+        Some((packet, _)) => fragment::follow(ctx.ctx, packet),
+        None => xdp_action::XDP_PASS,
+    }
 }
 
 #[inline(always)]
@@ -201,10 +228,15 @@ fn admit_new<K: Stage>(ctx: &XdpContext) -> u32 {
     let now = now();
     let Admitted { index, is_new } = match admit::admit(ctx.ctx, packet, config, now, stale) {
         Ok(admitted) => admitted,
-        Err(verdict) => return verdict,
+        Err(verdict) => {
+            fragment::decided(packet, verdict, now);
+            return verdict;
+        }
     };
     match maps::REAL_SERVERS.get_ptr(index) {
         Some(server) => {
+            // SAFETY: an array element.
+            fragment::requested(packet, index, unsafe { (*server).generation }, now);
             let frame = Frame::new(ctx.ctx);
             let controlled = forward::is_controlled(config, now);
             let chosen = Chosen { index, is_new: u32::from(is_new) };
@@ -212,17 +244,6 @@ fn admit_new<K: Stage>(ctx: &XdpContext) -> u32 {
         }
         None => xdp_action::XDP_PASS,
     }
-}
-
-/// A fragment: to a virtual address it is dropped, so that the stack does not answer for it.
-#[inline(always)]
-fn fragment<K: Stage>(key: &K) -> u32 {
-    // SAFETY: the reference is not kept.
-    if unsafe { maps::VIPS.get(key.destination()) }.is_none() {
-        return xdp_action::XDP_PASS;
-    }
-    stats::count(Counter::Fragment);
-    xdp_action::XDP_DROP
 }
 
 /// The kernel's time in jiffies: the cheapest clock there is (two instructions).

@@ -3,17 +3,19 @@
 //!
 //! Must not know: logic.
 
-use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use lb_common::abi;
 use lb_common::access::AccessEntry;
 use lb_common::conn::{ConnEntry4, ConnEntry6, ConnKey4, ConnKey6, ConnectionCounts, Timeouts};
+use lb_common::fragment::{FragmentEntry, FragmentKey};
 use lb_common::pod::Address;
 use lb_common::service::{
     Config, Interface, PerCpu, RealServer, ServiceEntry, ServiceKey, Traffic,
 };
 use lb_common::verdict;
 
+use crate::detour::Record;
 use crate::stage::Handover;
 
 #[btf_map(name = "conn4")]
@@ -67,6 +69,16 @@ pub static PER_CPU: PerCpuArray<PerCpu, 1> = PerCpuArray::new();
 
 #[btf_map(name = "events")]
 pub static EVENTS: RingBuf<(), { abi::EVENT_BYTES as usize }> = RingBuf::new();
+
+#[btf_map(name = "fragments")]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentEntry, { abi::MAX_FRAGMENTED as usize }> =
+    LruHashMap::new();
+
+#[btf_map(name = "detours")]
+pub static DETOURS: RingBuf<(), { abi::DETOUR_BYTES as usize }> = RingBuf::new();
+
+#[btf_map(name = "detour_frame")]
+pub static DETOUR_FRAME: PerCpuArray<Record, 1> = PerCpuArray::new();
 
 #[btf_map(name = "handover")]
 pub static HANDOVER: PerCpuArray<Handover, 1> = PerCpuArray::new();

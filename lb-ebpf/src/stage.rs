@@ -45,6 +45,8 @@ pub trait Stage: Table + Inner + Icmp {
     const TOO_BIG: Index;
     /// The stage for ICMP errors.
     const ICMP: Index;
+    /// The stage for later fragments.
+    const FRAGMENT: Index;
 
     /// The family's packet in the hand-over.
     fn slot(handover: *mut Handover) -> *mut Packet<Self>;
@@ -56,6 +58,7 @@ impl Stage for ConnKey4 {
     const TUNNEL: Index = Index::Tunnel4;
     const TOO_BIG: Index = Index::TooBig4;
     const ICMP: Index = Index::Icmp4;
+    const FRAGMENT: Index = Index::Fragment4;
 
     #[inline(always)]
     fn slot(handover: *mut Handover) -> *mut Packet<Self> {
@@ -70,6 +73,7 @@ impl Stage for ConnKey6 {
     const TUNNEL: Index = Index::Tunnel6;
     const TOO_BIG: Index = Index::TooBig6;
     const ICMP: Index = Index::Icmp6;
+    const FRAGMENT: Index = Index::Fragment6;
 
     #[inline(always)]
     fn slot(handover: *mut Handover) -> *mut Packet<Self> {
@@ -142,6 +146,12 @@ fn hand_with_server<K: Stage>(packet: &Packet<K>, server: Chosen) {
             (*handover).server = server;
         }
     }
+}
+
+/// On to the decisions of first fragments, with the later fragment that is in the hand-over.
+#[inline(always)]
+pub fn later<K: Stage>(ctx: &XdpContext, _handed: &Packet<K>) -> u32 {
+    go(ctx, K::FRAGMENT)
 }
 
 /// The packet that the stage before handed over, and the word of its stale entry or 0.

@@ -36,6 +36,14 @@ impl Wire {
         Ok(Self { socket: socket.into(), mac })
     }
 
+    /// The same for an interface of the calling thread's namespace, whose address is known.
+    ///
+    /// # Errors
+    /// As [`Wire::open`].
+    pub fn here(interface: &str, mac: Mac) -> Result<Self> {
+        Ok(Self { socket: packet_socket(interface)?.into(), mac })
+    }
+
     /// The interface's own address.
     pub fn mac(&self) -> Mac {
         self.mac

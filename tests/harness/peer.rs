@@ -10,6 +10,7 @@ use crate::wait::{eventually, millis, seconds};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Starts the HTTP server that answers with `name`, on `port` of every address of the namespace.
@@ -143,6 +144,67 @@ impl UdpClient {
         let name = value["answer"].as_str();
         Ok(name.with_context(|| format!("nobody answered: {value}"))?.to_string())
     }
+}
+
+/// Starts the receiving end of [`fragments`] on exactly `endpoint`, from which it will answer.
+///
+/// # Errors
+/// When it does not come up.
+pub fn fragment_server(ns: &Netns, endpoint: &str) -> Result<Tool> {
+    Tool::serve(ns, &["fragment-server", "--bind", endpoint])
+}
+
+/// What became of large datagrams that were sent as fragments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// Datagrams that were sent.
+    pub sent: u64,
+    /// Those that came once, unharmed, and were answered so.
+    pub answered: u64,
+    /// Answers to others, or that are others.
+    pub wrong: u64,
+    /// Answers that came again.
+    pub repeated: u64,
+}
+
+impl Carried {
+    /// Whether all of `count` datagrams came once and unharmed, and so did their answers.
+    pub fn is_perfect(&self, count: u64) -> bool {
+        *self == Self { sent: count, answered: count, wrong: 0, repeated: 0 }
+    }
+}
+
+/// Sends `count` datagrams of 8 KB as fragments in an order, two at a time.
+///
+/// # Errors
+/// When the client cannot run.
+pub fn fragments(ns: &Netns, endpoint: &str, order: &str, count: u64) -> Result<Carried> {
+    fragments_with(ns, endpoint, order, count, &[])
+}
+
+/// [`fragments`] with a fault: `--flip yes` or `--twice yes`.
+///
+/// # Errors
+/// As [`fragments`].
+pub fn fragments_with(
+    ns: &Netns,
+    endpoint: &str,
+    order: &str,
+    count: u64,
+    fault: &[&str],
+) -> Result<Carried> {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let (first, count) = (NEXT.fetch_add(count, Ordering::Relaxed).to_string(), count.to_string());
+    let args =
+        ["fragment-send", "--to", endpoint, "--order", order, "--count", &count, "--first", &first];
+    let value = client(ns, &[&args[..], fault].concat())?;
+    let number = |key: &str| value[key].as_u64().with_context(|| format!("no {key} in {value}"));
+    Ok(Carried {
+        sent: number("sent")?,
+        answered: number("answered")?,
+        wrong: number("wrong")?,
+        repeated: number("repeated")?,
+    })
 }
 
 /// The outcome of a bulk transfer.

@@ -53,6 +53,26 @@ fn transfers_are_compared_at_both_ends() {
 }
 
 #[test]
+fn fragments_are_counted_once_and_compared() {
+    scenario(Shape::OneLan { servers: 1 }, |lab| {
+        for family in [Family::V4, Family::V6] {
+            let to = rs1(family, 92);
+            let _server = peer::fragment_server(&lab.servers[0], &to)?;
+            for order in ["forward", "reversed", "interleaved", "shuffled"] {
+                let carried = peer::fragments(&lab.client, &to, order, 10)?;
+                ensure!(carried.is_perfect(10), "{order}: {carried:?}");
+            }
+            let fault = |fault| peer::fragments_with(&lab.client, &to, "forward", 4, fault);
+            let damaged = fault(&["--flip", "yes"])?;
+            ensure!(damaged.wrong == 4, "one flipped byte went unnoticed: {damaged:?}");
+            let twice = fault(&["--twice", "yes"])?;
+            ensure!(twice.repeated > 0, "a second copy went unnoticed: {twice:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn held_connections_are_what_ss_counts() {
     scenario(Shape::OneLan { servers: 1 }, |lab| {
         let server = peer::hold_server(&lab.servers[0], 90)?;

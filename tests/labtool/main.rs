@@ -2,14 +2,16 @@
 //!
 //! Servers print `ready` once they listen and end when their stdin is closed, so none outlives
 //! its lab. Clients print one JSON document. Every wait has a deadline. One file per family:
-//! `http` (server, counting client, load), `site` (what health checks ask), `copy` (TCP and UDP transfers compared by SHA-256),
-//! `hold` (thousands of connections opened and closed on command), `echo` (UDP).
+//! `http` (server, counting client, load), `site` (what health checks ask), `copy` (TCP and UDP
+//! transfers compared by SHA-256), `hold` (thousands of connections opened and closed on command), `echo` (UDP), `fragments` (UDP
+//! datagrams in IP fragments).
 //!
 //! Must not know: the product.
 
 mod args;
 mod copy;
 mod echo;
+mod fragments;
 mod hold;
 mod http;
 mod load;
@@ -38,6 +40,9 @@ fn main() -> Result<()> {
         "hold" => hold::hold(&args),
         "udp-echo" => echo::serve(&args),
         "udp-ask" => echo::ask(&args),
+        "fragment-server" => fragments::serve(&args),
+        "fragment-send" => fragments::send(&args),
+        "fragment-orphans" => fragments::orphans(&args),
         _ => bail!("{USAGE}"),
     }
 }
@@ -68,4 +73,8 @@ const USAGE: &str = "lb-labtool COMMAND [--key VALUE]...
   hold-server     --bind A:P
   hold            --to A:P [--seed S]
   udp-echo        --name N --bind A:P
-  udp-ask         --to A:P [--count N] [--step yes]";
+  udp-ask         --to A:P [--count N] [--step yes]
+  fragment-server --bind A:P
+  fragment-send   --to A:P --order forward|reversed|interleaved|shuffled [--count N] [--first N]
+                  [--flip yes] [--twice yes]
+  fragment-orphans --to A:P [--count N]";

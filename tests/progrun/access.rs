@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lb_common::service::{CONFIG_ALLOW_ONLY, METHOD_DR, METHOD_NAT};
 use lb_common::verdict::Counter;
 use lb_user::model::Prefix;
@@ -321,7 +321,7 @@ fn errors_about_packets_to_allowed_clients_come_through() {
                 for tags in TAGGINGS {
                     let tags = tags.to_vec();
                     let good = Frame { tags: tags.clone(), ..error(v6, kind, router, friend) };
-                    rig.passes(&good.bytes(), CLIENT_SIDE);
+                    ensure!(rig.run(&good.bytes(), CLIENT_SIDE)?.verdict != DROP, "{good:?}");
                     let bad = Frame { tags, ..error(v6, kind, router, other) };
                     rig.drops(&bad, CLIENT_SIDE, Counter::NotAllowed);
                 }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use lb_common::hash;
+
 use crate::frames::Mac;
 
 /// An address (4 or 16 bytes), a port, a protocol.
@@ -19,6 +21,8 @@ pub(crate) struct Served {
     pub(crate) vips: BTreeSet<Vec<u8>>,
     /// The address of the interface that frames come by.
     pub(crate) mac: Mac,
+    /// The product's address filter, in which foreign addresses may share a nat server's bit.
+    pub(crate) filter: Vec<u64>,
 }
 
 /// What is to become of a frame.
@@ -26,8 +30,10 @@ pub(crate) struct Served {
 pub(crate) enum Class {
     /// Nothing of ours: to the stack, as it came.
     Foreign,
-    /// A fragment to a virtual address: dropped.
-    Fragment,
+    /// A later fragment to a virtual address: never to the stack, unless its first one went there.
+    Later,
+    /// A fragment to a virtual address that hides the transport header: dropped.
+    Short,
     /// For a service, in a frame for us: never to the stack.
     Ours,
     /// A reply, an ICMP error, or a frame for another station: it depends on what is known.
@@ -40,9 +46,8 @@ impl Served {
         let Some(packet) = read(frame) else {
             return Class::Foreign;
         };
-        if packet.fragment {
-            let ours = self.vips.contains(&packet.destination);
-            return if ours { Class::Fragment } else { Class::Foreign };
+        if matches!(packet.part, Part::Later | Part::Short) {
+            return self.class_of_rest(frame, &packet);
         }
         if packet.error {
             return Class::Depends;
@@ -58,14 +63,64 @@ impl Served {
     }
 }
 
+impl Served {
+    /// Classifies a fragment without ports.
+    fn class_of_rest(&self, frame: &[u8], packet: &Packet) -> Class {
+        let from_server = self.is_in_filter(&packet.source);
+        if !self.vips.contains(&packet.destination) {
+            return if from_server { Class::Depends } else { Class::Foreign };
+        }
+        match packet.part {
+            _ if frame[..6] != self.mac => Class::Depends,
+            Part::Short => Class::Short,
+            _ => Class::Later,
+        }
+    }
+
+    /// Whether the filter lets an address through, as every nat server's.
+    fn is_in_filter(&self, address: &[u8]) -> bool {
+        let words: Vec<u32> = address
+            .chunks_exact(4)
+            .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
+            .collect();
+        let word = match words[..] {
+            [a, b, c, d] => hash::filter_fold(&[a, b, c, d]),
+            [a] => a,
+            _ => return false,
+        };
+        let (word, bit) = hash::filter_place(word);
+        self.filter.get(word as usize).is_some_and(|bits| bits & bit != 0)
+    }
+}
+
+/// Which part of a packet a frame holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Whole,
+    First,
+    Later,
+    Short,
+}
+
+/// The part that a fragment's offset (in units of eight bytes) and flag say.
+fn part(offset: u16, more: bool, protocol: u8) -> Part {
+    match (offset, more) {
+        (0, false) => Part::Whole,
+        (0, true) => Part::First,
+        // RFC 3128, for the 20 bytes of a TCP header.
+        (1 | 2, _) if protocol == 6 => Part::Short,
+        _ => Part::Later,
+    }
+}
+
 struct Packet {
     source: Vec<u8>,
     destination: Vec<u8>,
     protocol: u8,
     ports: (u16, u16),
-    fragment: bool,
     /// An ICMP error.
     error: bool,
+    part: Part,
 }
 
 /// A number in network order.
@@ -102,7 +157,11 @@ fn read4(packet: &[u8], _base: usize) -> Option<Packet> {
     }
     let (more, offset) = (head[6] & 0x20 != 0, number(head, 6)? & 0x1fff);
     let total = usize::from(number(head, 2)?);
-    finish(packet, (head[9], length, total), more || offset != 0, &head[12..16], &head[16..20])
+    let part = part(offset, more, head[9]);
+    if head[9] != 6 && head[9] != 17 {
+        return None;
+    }
+    finish(packet, (head[9], length, total), part, &head[12..16], &head[16..20])
 }
 
 fn read6(packet: &[u8], base: usize) -> Option<Packet> {
@@ -112,10 +171,13 @@ fn read6(packet: &[u8], base: usize) -> Option<Packet> {
     }
     let total = 40 + usize::from(number(head, 4)?);
     let (mut kind, mut at) = (head[6], 40);
-    let mut fragment = false;
+    let mut found = Part::Whole;
     let mut headers = 0;
-    // What follows a real fragment header is not whole, so nothing behind it is read.
-    while [0, 43, 44, 51, 60].contains(&kind) && !fragment && headers < 6 {
+    // What follows a later fragment's header is the middle of something.
+    while [0, 43, 44, 51, 60].contains(&kind)
+        && [Part::Whole, Part::First].contains(&found)
+        && headers < 6
+    {
         let header = packet.get(at..at + 4)?;
         let length = match kind {
             44 => 8,
@@ -127,8 +189,14 @@ fn read6(packet: &[u8], base: usize) -> Option<Packet> {
             return None;
         }
         if kind == 44 {
+            if found == Part::First {
+                return None;
+            }
             let word = number(header, 2)?;
-            fragment = word >> 3 != 0 || word & 1 != 0;
+            found = part(word >> 3, word & 1 != 0, header[0]);
+            if found != Part::Whole {
+                packet.get(at..at + 8)?;
+            }
         }
         kind = header[0];
         at += length;
@@ -138,14 +206,14 @@ fn read6(packet: &[u8], base: usize) -> Option<Packet> {
             return None;
         }
     }
-    finish(packet, (kind, at, total), fragment, &head[8..24], &head[24..40])
+    finish(packet, (kind, at, total), found, &head[8..24], &head[24..40])
 }
 
 /// The transport header must be there and lie within what IP says is the packet.
 fn finish(
     packet: &[u8],
     (protocol, at, total): (u8, usize, usize),
-    fragment: bool,
+    part: Part,
     source: &[u8],
     destination: &[u8],
 ) -> Option<Packet> {
@@ -154,21 +222,26 @@ fn finish(
         (58, 16) => &[1, 2, 3, 4],
         _ => &[],
     };
-    let error = !fragment && packet.get(at).is_some_and(|kind| errors.contains(kind));
+    let error = part == Part::Whole && packet.get(at).is_some_and(|kind| errors.contains(kind));
+    let is_rest = matches!(part, Part::Later | Part::Short);
     let need = match protocol {
         1 | 58 if error => 8,
         6 => 20,
         17 => 8,
+        // An extension header may come first in what was cut up.
+        0 | 43 | 51 | 60 if is_rest => 0,
         _ => return None,
     };
-    let ports = if fragment {
-        (0, 0)
+    let (ports, part) = if is_rest {
+        ((0, 0), part)
+    } else if at + need > total {
+        // A whole packet is broken then; a first fragment hides its header.
+        ((0, 0), (part == Part::First).then_some(Part::Short)?)
+    } else if at + need > packet.len() {
+        return None;
     } else {
-        if at + need > total || at + need > packet.len() {
-            return None;
-        }
-        (number(packet, at)?, number(packet, at + 2)?)
+        ((number(packet, at)?, number(packet, at + 2)?), part)
     };
     let (source, destination) = (source.to_vec(), destination.to_vec());
-    Some(Packet { source, destination, protocol, ports, fragment, error })
+    Some(Packet { source, destination, protocol, ports, error, part })
 }

@@ -129,7 +129,7 @@ impl Rig {
             next_slot: 0,
             next_service: 0,
             next_profile: 1,
-            output: vec![0; 8192],
+            output: vec![0; 20_000],
         };
         rig.configure(|_| {})?;
         rig.interface(CLIENT_SIDE, CLIENT_SIDE_MAC, 0)?;
@@ -479,6 +479,11 @@ impl Rig {
     pub(crate) fn next_slots(&mut self, count: u32) -> u32 {
         self.next_slot += count;
         self.next_slot - count
+    }
+
+    /// The address filter as it is.
+    pub(crate) fn filter(&self) -> &[u64] {
+        &self.filter
     }
 
     pub(crate) fn set_filter(&mut self, word: u32, bit: u64) -> Result<()> {

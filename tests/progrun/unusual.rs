@@ -1,8 +1,8 @@
-//! VLAN tags, IPv4 options, IPv6 extension headers and fragments.
+//! VLAN tags, IPv4 options, IPv6 extension headers, and fragments of what is not ours.
 
 use lb_common::service::{METHOD_DR, METHOD_NAT};
-use lb_common::verdict::Counter;
 
+use crate::cut::cut;
 use crate::frames::{Frame, L4, Tag, flag};
 use crate::rig::*;
 use crate::services::*;
@@ -189,43 +189,9 @@ fn ipv6_headers_that_cannot_be_judged_are_not_ours() {
 }
 
 /// First, middle and last piece of a packet.
-fn pieces(frame: &Frame) -> Vec<Frame> {
-    let v6 = frame.source.is_ipv6();
-    [(0, true), (100, true), (200, false)]
-        .into_iter()
-        .map(|(offset, more)| {
-            let mut piece = frame.clone();
-            if v6 {
-                piece.extensions.push(fragment(offset, more));
-            } else {
-                piece.fragment = offset | if more { 0x2000 } else { 0 };
-            }
-            piece
-        })
-        .collect()
-}
-
-#[test]
-fn fragments_to_a_virtual_address_are_dropped() {
-    with(100, |rig| {
-        for (method, v6) in KINDS {
-            for (protocol, l4) in [(TCP, L4::Tcp(flag::SYN)), (UDP, L4::Udp)] {
-                let listen = vip(v6, 80 + u16::from(method));
-                let wanted = Wanted::new(method, protocol, listen, &servers(v6, 1, listen.1));
-                let service = rig.install(&wanted)?;
-                for tags in TAGGINGS {
-                    let mut whole = service.request(l4, client(v6, 0));
-                    whole.tags = tags.to_vec();
-                    // A port without a service makes no difference: later pieces have no ports.
-                    let other = Frame { ports: (1, 2), ..whole.clone() };
-                    for piece in pieces(&whole).iter().chain(&pieces(&other)) {
-                        rig.drops(piece, CLIENT_SIDE, Counter::Fragment);
-                    }
-                }
-            }
-        }
-        Ok(())
-    });
+fn pieces(frame: &Frame) -> Vec<Vec<u8>> {
+    let whole = Frame { payload: vec![7; 900], ..frame.clone() };
+    cut(&whole, 4711, 400)
 }
 
 #[test]
@@ -238,7 +204,7 @@ fn fragments_to_others_and_of_other_protocols_pass() {
             let others = Frame { destination: servers(v6, 1, 80)[0].0, ..ours.clone() };
             let ping = Frame { l4: L4::Raw(if v6 { 58 } else { 1 }), ..ours };
             for piece in pieces(&others).iter().chain(&pieces(&ping)) {
-                rig.passes(&piece.bytes(), CLIENT_SIDE);
+                rig.passes(piece, CLIENT_SIDE);
             }
         }
         Ok(())

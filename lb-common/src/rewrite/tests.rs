@@ -219,6 +219,51 @@ fn a_udp_sum_that_becomes_zero_is_sent_as_all_ones() {
 }
 
 #[test]
+fn a_later_fragment_keeps_what_lies_where_a_transport_header_would_be() {
+    for v6 in [false, true] {
+        for protocol in [TCP, UDP] {
+            for end in [End::Source, End::Destination] {
+                let mut whole = Sample::new(v6, 0, protocol, &[3, 1, 4, 1, 5, 9, 2], b"payload");
+                let mut later = whole.clone();
+                let address = [0xdead_beef; 4];
+                whole.nat(end, address, 4711).expect("it fits");
+                let (l3_offset, l4_offset) = (L3 as u32, later.l4 as u32);
+                let frame = &mut Frame(&mut later.bytes);
+                let part = Part::Later;
+                let nat = Some((end, address, 4711));
+                if v6 {
+                    let mut key = ConnKey6::ZERO;
+                    key.protocol = protocol;
+                    let packet = Packet { key, part, l3_offset, l4_offset, ..Packet::empty() };
+                    ConnKey6::edit(frame, &packet, nat).expect("it fits");
+                } else {
+                    let mut key = ConnKey4::ZERO;
+                    key.protocol = protocol;
+                    let packet = Packet { key, part, l3_offset, l4_offset, ..Packet::empty() };
+                    ConnKey4::edit(frame, &packet, nat).expect("it fits");
+                }
+                let before = Sample::new(v6, 0, protocol, &[3, 1, 4, 1, 5, 9, 2], b"payload");
+                assert_eq!(later.bytes[..later.l4], whole.bytes[..whole.l4], "the IP header");
+                assert_eq!(later.bytes[later.l4..], before.bytes[before.l4..], "what follows");
+            }
+        }
+    }
+}
+
+/// A frame whose length is known, as `Edit` wants it.
+struct Frame<'a>(&'a mut Vec<u8>);
+
+impl Buf for Frame<'_> {
+    fn load<T: crate::pod::Pod>(&self, offset: usize) -> Option<T> {
+        self.0[..].load(offset)
+    }
+
+    fn store<T: crate::pod::Pod>(&mut self, offset: usize, value: T) -> Option<()> {
+        self.0[..].store(offset, value)
+    }
+}
+
+#[test]
 fn macs_are_written_where_they_belong() {
     let mut frame = [0u8; 14];
     assert_eq!(set_macs(&mut frame[..], [1u32.to_be(), 2u32.to_be(), 3u32.to_be()]), Ok(()));

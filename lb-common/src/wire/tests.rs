@@ -110,7 +110,7 @@ fn every_ipv4_header_length_and_tagging_is_read_and_no_shorter_frame_is() {
                 assert_eq!((packet.l3(), packet.l4()), (l3, l4));
                 assert_eq!(packet.bytes as usize, frame.len() - l3);
                 assert_eq!(packet.tcp_flags, if protocol == TCP { 0x12 } else { 0 });
-                assert!(!packet.fragment);
+                assert_eq!((packet.part, packet.identification), (Part::Whole, 0));
                 check_tags(packet.tags, &tags, provider);
                 check_truncated(&frame);
             }
@@ -147,7 +147,7 @@ fn every_ipv6_chain_and_tagging_is_read_and_no_shorter_frame_is() {
                 assert_eq!(packet.l3(), l3);
                 assert_eq!(packet.l4(), frame.len() - transport(protocol).len());
                 assert_eq!(packet.bytes as usize, frame.len() - l3);
-                assert!(!packet.fragment);
+                assert_eq!((packet.part, packet.identification), (Part::Whole, 0));
                 check_tags(packet.tags, &tags, provider);
                 check_truncated(&frame);
             }
@@ -174,35 +174,139 @@ fn check_truncated(frame: &[u8]) {
     }
 }
 
+/// A frame of this fragment: the packet's transport header follows, whatever the offset says.
+fn fragment4(protocol: u8, word: u16, id: u16) -> Vec<u8> {
+    let mut packet = ipv4(5, protocol, word);
+    packet[4..6].copy_from_slice(&id.to_be_bytes());
+    [ethernet(&[], false, ETHERTYPE_IPV4), packet].concat()
+}
+
+/// The same for IPv6, with other extension headers before and after the fragment header.
+fn fragment6(
+    before: &[(u8, &[u8])],
+    after: &[(u8, &[u8])],
+    protocol: u8,
+    word: u16,
+    id: u32,
+) -> Vec<u8> {
+    let mut header = [0; 8];
+    header[2..4].copy_from_slice(&word.to_be_bytes());
+    header[4..].copy_from_slice(&id.to_be_bytes());
+    let chain: Vec<(u8, &[u8])> =
+        before.iter().copied().chain([(44, &header[..])]).chain(after.iter().copied()).collect();
+    [ethernet(&[], false, ETHERTYPE_IPV6), ipv6(&chain, protocol)].concat()
+}
+
 #[test]
-fn fragments_have_no_ports_and_an_atomic_one_is_whole() {
-    let check4 = |fragment, expected| {
-        let frame = [ethernet(&[], false, ETHERTYPE_IPV4), ipv4(5, TCP, fragment)].concat();
-        let Parsed::V4(packet) = parse(&frame[..]) else { panic!("{fragment:#x}") };
-        assert_eq!(packet.fragment, expected, "{fragment:#x}");
-        assert_eq!(packet.key.source_port == 0, expected);
-        assert_eq!(fast4(&frame[..]).is_none(), expected);
-    };
-    check4(0, false);
-    check4(0x4000, false);
-    check4(0x8000, false);
-    check4(0x2000, true);
-    check4(0x0001, true);
-    check4(0x3fff, true);
-    let check6 = |word: u16, expected| {
-        let [high, low] = word.to_be_bytes();
-        let header = [0, 0, high, low, 0, 0, 0, 9];
-        let frame = [ethernet(&[], false, ETHERTYPE_IPV6), ipv6(&[(44, &header)], UDP)].concat();
-        let Parsed::V6(packet) = parse(&frame[..]) else { panic!("{word:#x}") };
-        assert_eq!(packet.fragment, expected, "{word:#x}");
-        assert_eq!(packet.key.source_port == 0, expected);
-    };
-    check6(0, false);
-    // The two reserved bits say nothing.
-    check6(0b110, false);
-    check6(1, true);
-    check6(8, true);
-    check6(0xfff8, true);
+fn ipv4_fragments_are_first_later_or_short_and_only_the_first_have_ports() {
+    for protocol in [TCP, UDP] {
+        let check = |word: u16, expected: Part| {
+            let frame = fragment4(protocol, word, 0xbeef);
+            let Parsed::V4(packet) = parse(&frame[..]) else { panic!("{word:#x}") };
+            let id = if expected == Part::Whole { 0 } else { 0xbeef };
+            assert_eq!((packet.part, packet.identification), (expected, id), "{word:#x}");
+            let has_ports = matches!(expected, Part::Whole | Part::First);
+            let ports = if has_ports { (40_000, 443) } else { (0, 0) };
+            assert_eq!(packet.key.ports(), ports, "{word:#x}");
+            let flags = if has_ports && protocol == TCP { 0x12 } else { 0 };
+            assert_eq!(packet.tcp_flags, flags, "{word:#x}");
+            assert_eq!(fast4(&frame[..]).is_none(), expected != Part::Whole);
+            assert_eq!(packet.key.protocol(), protocol);
+        };
+        check(0, Part::Whole);
+        // Do not fragment, and the reserved bit.
+        check(0x4000, Part::Whole);
+        check(0x8000, Part::Whole);
+        check(0x2000, Part::First);
+        check(0x6000, Part::First);
+        // RFC 3128: within the TCP header. UDP's ends where a second fragment can begin.
+        let early = if protocol == TCP { Part::Short } else { Part::Later };
+        for offset in [1, 2] {
+            check(offset, early);
+            check(0x2000 | offset, early);
+        }
+        check(3, Part::Later);
+        check(0x3fff, Part::Later);
+        check(0x1fff, Part::Later);
+    }
+}
+
+#[test]
+fn ipv6_fragments_are_found_anywhere_in_the_chain() {
+    let options: (u8, &[u8]) = (60, &[0; 8]);
+    let hops: (u8, &[u8]) = (0, &[0; 8]);
+    for before in [&[][..], &[hops], &[hops, options]] {
+        for after in [&[][..], &[options]] {
+            for protocol in [TCP, UDP] {
+                let check = |word: u16, expected: Part| {
+                    let frame = fragment6(before, after, protocol, word, 0x8765_4321);
+                    let Parsed::V6(packet) = parse(&frame[..]) else { panic!("{word:#x}") };
+                    let id = if expected == Part::Whole { 0 } else { 0x8765_4321 };
+                    assert_eq!((packet.part, packet.identification), (expected, id), "{word:#x}");
+                    let has_ports = matches!(expected, Part::Whole | Part::First);
+                    let ports = if has_ports { (40_000, 443) } else { (0, 0) };
+                    assert_eq!(packet.key.ports(), ports, "{word:#x}");
+                };
+                check(0, Part::Whole);
+                // The two reserved bits say nothing (RFC 6946: an atomic fragment).
+                check(0b110, Part::Whole);
+                check(1, Part::First);
+                let early = protocol == TCP && after.is_empty();
+                check(8, if early { Part::Short } else { Part::Later });
+                check(17, if early { Part::Short } else { Part::Later });
+                check(24, Part::Later);
+                check(0xfff8, Part::Later);
+                check(0xfff9, Part::Later);
+            }
+        }
+    }
+    // A fragment in a fragment, and later fragments of what is neither TCP nor UDP.
+    let inner: (u8, &[u8]) = (44, &[0, 0, 0, 1, 0, 0, 0, 9]);
+    for (after, protocol, word) in
+        [(&[inner][..], UDP, 1), (&[inner], UDP, 8), (&[], 58, 8), (&[], 59, 9), (&[], 58, 1)]
+    {
+        let frame = fragment6(&[], after, protocol, word, 1);
+        assert_eq!(parse(&frame[..]), Parsed::Other, "{after:?} {protocol} {word}");
+    }
+}
+
+#[test]
+fn a_first_fragment_that_ends_in_its_transport_header_is_short() {
+    for (protocol, header) in [(TCP, 20u16), (UDP, 8)] {
+        for length in 0..=header {
+            let mut frame = fragment4(protocol, 0x2000, 1);
+            frame[16..18].copy_from_slice(&(20 + length).to_be_bytes());
+            let Parsed::V4(packet) = parse(&frame[..]) else { panic!("{length}") };
+            let expected = if length < header { Part::Short } else { Part::First };
+            assert_eq!(packet.part, expected, "IPv4, {length} bytes of {protocol}");
+            assert_eq!(packet.key.ports() == (0, 0), expected == Part::Short);
+            let mut frame = fragment6(&[], &[], protocol, 1, 1);
+            frame[18..20].copy_from_slice(&(8 + length).to_be_bytes());
+            let Parsed::V6(packet) = parse(&frame[..]) else { panic!("{length}") };
+            assert_eq!(packet.part, expected, "IPv6, {length} bytes of {protocol}");
+        }
+    }
+}
+
+#[test]
+fn truncated_fragments_are_read_as_far_as_they_go_and_never_with_ports() {
+    let (v4, v6) = (fragment4(TCP, 0x2000, 1), fragment6(&[(60, &[0; 8])], &[], TCP, 1, 1));
+    for frame in [&v4, &v6] {
+        check_truncated(frame);
+    }
+    // Of a later one, all that is needed ends with the IP header or the fragment header.
+    let (v4, v6) = (fragment4(TCP, 0x0004, 1), fragment6(&[(60, &[0; 8])], &[], TCP, 0x20, 1));
+    for (frame, whole) in [(&v4, 34), (&v6, 14 + 40 + 8 + 8)] {
+        for length in 0..frame.len() {
+            match parse(&frame[..length]) {
+                Parsed::V4(Packet { part, tcp_flags: 0, .. })
+                | Parsed::V6(Packet { part, tcp_flags: 0, .. }) => {
+                    assert_eq!((part, length >= whole), (Part::Later, true), "at {length}");
+                }
+                other => assert_eq!((other, length < whole), (Parsed::Other, true), "{length}"),
+            }
+        }
+    }
 }
 
 #[test]
@@ -302,6 +406,10 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+fn has_ports(part: Part) -> bool {
+    matches!(part, Part::Whole | Part::First)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
 
@@ -311,17 +419,19 @@ proptest! {
         match parse(&frame[..]) {
             Parsed::V4(p) => {
                 prop_assert!(p.l3() + IPV4_LEN <= p.l4());
-                prop_assert!(p.fragment || p.l4() + UDP_LEN <= frame.len());
+                prop_assert!(!has_ports(p.part) || p.l4() + UDP_LEN <= frame.len());
+                prop_assert!(has_ports(p.part) || (p.key.ports() == (0, 0) && p.tcp_flags == 0));
                 // What the short road reads is what the long one does.
                 prop_assert!(fast6.is_none() && fast4.is_none_or(|fast| fast == p));
-                let plain = p.l4() == ETHERNET_LEN + IPV4_LEN && !p.fragment;
+                let plain = p.l4() == ETHERNET_LEN + IPV4_LEN && p.part == Part::Whole;
                 prop_assert_eq!(fast4.is_some(), plain);
             }
             Parsed::V6(p) => {
                 prop_assert!(p.l3() + IPV6_LEN <= p.l4());
-                prop_assert!(p.fragment || p.l4() + UDP_LEN <= frame.len());
+                prop_assert!(!has_ports(p.part) || p.l4() + UDP_LEN <= frame.len());
+                prop_assert!(has_ports(p.part) || (p.key.ports() == (0, 0) && p.tcp_flags == 0));
                 prop_assert!(fast4.is_none() && fast6.is_none_or(|fast| fast == p));
-                let plain = p.l4() == ETHERNET_LEN + IPV6_LEN && !p.fragment;
+                let plain = p.l4() == ETHERNET_LEN + IPV6_LEN && p.part == Part::Whole;
                 prop_assert_eq!(fast6.is_some(), plain);
             }
             Parsed::Icmp4(_) | Parsed::Icmp6(_) | Parsed::Other => {

@@ -134,7 +134,7 @@ fn server<K: Stage>(
         return drop(unfit);
     }
     stats::packet_in(index, packet.bytes, false);
-    send(ctx.ctx, frame, &packet.tags, link)
+    send(ctx.ctx, frame, packet, link)
 }
 
 /// To the client of a nat connection. Whoever reports it, the client sees its virtual address: the
@@ -168,7 +168,7 @@ fn client<K: Stage>(
         return drop(unfit);
     }
     stats::packet_out(word.real_server(), packet.bytes);
-    send(ctx.ctx, frame, &packet.tags, link)
+    send(ctx.ctx, frame, packet, link)
 }
 
 /// Tells the controller of an error that says how big packets of a tunnel may be. Whether the

@@ -24,7 +24,7 @@ use crate::conntrack::Table;
 use crate::frame::{Frame, ingress};
 use crate::route::Query;
 use crate::stage::{Chosen, Stage};
-use crate::{maps, route, stage, stats};
+use crate::{detour, maps, route, stage, stats};
 
 /// Forwards a request by its real server's method. `controlled`: see [`is_controlled`].
 #[inline(always)]
@@ -64,14 +64,14 @@ pub fn to_server<K: Stage>(
         return drop(unfit);
     }
     stats::packet_in(chosen.index, packet.bytes, chosen.is_new != 0);
-    send(ctx, frame, &packet.tags, link)
+    send(ctx, frame, packet, link)
 }
 
 /// Sends a nat reply back to its client, from the virtual address.
 #[inline(always)]
 pub fn to_client<K: Table>(
     ctx: *mut xdp_md,
-    mut frame: Frame,
+    frame: Frame,
     packet: &Packet<K>,
     index: u32,
     entry: *const ConnEntry<K>,
@@ -79,9 +79,23 @@ pub fn to_client<K: Table>(
     // SAFETY: a value of the table. If it is used anew this moment, the packet's connection had
     // ended and the packet is lost either way.
     let entry = unsafe { &*entry };
+    let (_, virtual_port) = entry.other.ports();
+    let from = (&entry.last_hop, entry.other.destination_words(), virtual_port);
+    back(ctx, frame, packet, index, from)
+}
+
+/// Sends a packet of a nat server over the last hop, from a virtual address and port.
+#[inline(always)]
+pub fn back<K: Table>(
+    ctx: *mut xdp_md,
+    mut frame: Frame,
+    packet: &Packet<K>,
+    index: u32,
+    (last_hop, address, port): (&Link, [u32; 4], u16),
+) -> u32 {
     let mut asked = Link::zeroed();
-    let link = if is_last_hop_usable(&entry.last_hop) {
-        &entry.last_hop
+    let link = if is_last_hop_usable(last_hop) {
+        last_hop
     } else {
         let query = Query::of(&packet.key, packet.key.destination_words());
         let verdict = route::ask(ctx, &query, &mut asked);
@@ -90,13 +104,11 @@ pub fn to_client<K: Table>(
         }
         &asked
     };
-    let (_, virtual_port) = entry.other.ports();
-    let nat = Some((End::Source, entry.other.destination_words(), virtual_port));
-    if let Err(unfit) = K::edit(&mut frame, packet, nat) {
+    if let Err(unfit) = K::edit(&mut frame, packet, Some((End::Source, address, port))) {
         return drop(unfit);
     }
     stats::packet_out(index, packet.bytes);
-    send(ctx, frame, &packet.tags, link)
+    send(ctx, frame, packet, link)
 }
 
 /// Whether the controller was heard of lately, so that what it computed can be trusted.
@@ -125,7 +137,8 @@ pub fn drop(unfit: Unfit) -> u32 {
 
 /// Gives the frame its new addresses and tags, and sends it.
 #[inline(always)]
-pub fn send(ctx: *mut xdp_md, mut frame: Frame, tags: &Tags, link: &Link) -> u32 {
+pub fn send<K>(ctx: *mut xdp_md, mut frame: Frame, packet: &Packet<K>, link: &Link) -> u32 {
+    let tags = &packet.tags;
     if link.tag_count | tags.count == 0 {
         if rewrite::set_macs(&mut frame, link.macs()).is_err() {
             return drop(Unfit::Short);
@@ -133,12 +146,15 @@ pub fn send(ctx: *mut xdp_md, mut frame: Frame, tags: &Tags, link: &Link) -> u32
     } else if move_head(ctx, tags.count, link, Room::NONE) != 0 {
         return drop(Unfit::Short);
     }
-    leave(ctx, link.ifindex)
+    leave(ctx, packet, link.ifindex)
 }
 
 /// Sends the frame through an interface.
 #[inline(always)]
-pub fn leave(ctx: *mut xdp_md, ifindex: u32) -> u32 {
+pub fn leave<K>(ctx: *mut xdp_md, packet: &Packet<K>, ifindex: u32) -> u32 {
+    if packet.rerun {
+        detour::tell_egress(ctx, ifindex);
+    }
     if ifindex == ingress(ctx) {
         return xdp_action::XDP_TX;
     }

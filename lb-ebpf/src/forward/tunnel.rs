@@ -48,7 +48,7 @@ pub fn send<K: Stage>(ctx: &XdpContext) -> u32 {
     match wrap(ctx.ctx, packet, server, (&tunnel, link)) {
         Ok(()) => {
             stats::packet_in(chosen.index, packet.bytes, chosen.is_new != 0);
-            leave(ctx.ctx, link.ifindex)
+            leave(ctx.ctx, packet, link.ifindex)
         }
         Err(unfit) => drop(unfit),
     }

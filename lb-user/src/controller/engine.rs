@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use lb_common::pod::Address;
 use lb_common::service::{RS_EXPIRED, ServiceKey, Traffic};
+use lb_common::verdict::Counter;
 use tokio::sync::mpsc;
 
 use crate::controller::event::Event;
 use crate::dataplane::bpf::{Attached, Dataplane, Entry, Mode, Options, add};
+use crate::dataplane::detour::{Running, Worker};
 use crate::dataplane::sweep::{Report, Sweeper};
 use crate::health::HealthState;
 use crate::model::{self, Prefix};
@@ -58,6 +60,8 @@ pub struct Engine {
     idle: BTreeSet<u32>,
     /// Dropped to end the sweep's thread.
     sweeping: Option<std_mpsc::Sender<()>>,
+    /// The thread for held frames.
+    detouring: Option<Running>,
 }
 
 impl Engine {
@@ -78,6 +82,7 @@ impl Engine {
             leaving: BTreeMap::new(),
             idle: BTreeSet::new(),
             sweeping: None,
+            detouring: None,
         })
     }
 
@@ -360,12 +365,36 @@ impl Engine {
         Ok(())
     }
 
+    /// Starts the thread that holds frames and runs them again.
+    ///
+    /// # Errors
+    /// When maps cannot be opened, no thread can be made, or packet sockets are not allowed.
+    pub fn start_detours(&mut self) -> anyhow::Result<()> {
+        self.detouring = Some(Worker::new(&self.dataplane)?.start()?);
+        Ok(())
+    }
+
+    /// Every counter: what the programs counted, and what user space did with held frames.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&mut self) -> anyhow::Result<Vec<(Counter, u64)>> {
+        let mut counters = self.dataplane.tables().counters()?;
+        if let Some(detours) = &self.detouring {
+            for (counter, value) in &mut counters {
+                *value += detours.counts.get(*counter);
+            }
+        }
+        Ok(counters)
+    }
+
     /// Ends forwarding and removes every pin.
     ///
     /// # Errors
     /// When a pin cannot be removed.
     pub fn remove(mut self) -> anyhow::Result<()> {
         self.sweeping = None;
+        self.detouring = None;
         self.dataplane.remove()
     }
 }

@@ -141,8 +141,8 @@ fn lacking(capabilities: u64) -> Vec<&'static str> {
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_PERFMON: u32 = 38;
 /// Bits of linux/capability.h.
-const NEEDED: [(u32, &str); 3] =
-    [(12, "CAP_NET_ADMIN"), (CAP_PERFMON, "CAP_PERFMON"), (39, "CAP_BPF")];
+const NEEDED: [(u32, &str); 4] =
+    [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (CAP_PERFMON, "CAP_PERFMON"), (39, "CAP_BPF")];
 /// One page less XDP's headroom and the skb's tail room, as veth and many drivers have it.
 const LARGE_MTU: u32 = 3_498;
 
@@ -205,9 +205,14 @@ mod tests {
     fn what_cannot_work_is_refused_with_the_remedy() {
         let refuse = Severity::Refuse;
         let user = Host { capabilities: 0, xdp: None, ..host() };
-        finds(&director(), &user, refuse, "lacks CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF: run it as");
+        finds(
+            &director(),
+            &user,
+            refuse,
+            "lacks CAP_NET_ADMIN, CAP_NET_RAW, CAP_PERFMON, CAP_BPF: run",
+        );
         let admin = Host { capabilities: 1 << CAP_SYS_ADMIN, ..host() };
-        finds(&director(), &admin, refuse, "lacks CAP_NET_ADMIN: run");
+        finds(&director(), &admin, refuse, "lacks CAP_NET_ADMIN, CAP_NET_RAW: run");
         let unmounted = Host { bpffs: false, ..host() };
         finds(&director(), &unmounted, refuse, "mount -t bpf");
         let old = Host { xdp: Some(false), ..host() };

@@ -84,6 +84,7 @@ impl Controller {
         engine.dataplane().beat()?;
         engine.attach(&plane)?;
         engine.start_sweep(events)?;
+        engine.start_detours()?;
         if engine.mode() == crate::dataplane::bpf::Mode::Generic {
             self.start.warnings.push("XDP runs in generic mode, which is slower".to_owned());
         }

@@ -158,11 +158,11 @@ impl Source<'_> {
             });
         }
         if let Some(engine) = self.engine.as_deref_mut() {
-            for (counter, value) in engine.dataplane().tables().counters()? {
+            for (counter, value) in engine.counters()? {
                 let by_reason = match counter.kind() {
                     CounterKind::Drop | CounterKind::Answered => &mut stats.drops,
                     CounterKind::WithoutEntry => &mut stats.without_entry,
-                    CounterKind::Note => &mut stats.notes,
+                    CounterKind::Detour | CounterKind::Note => &mut stats.notes,
                 };
                 by_reason.insert(counter.name().to_owned(), value);
             }

@@ -76,7 +76,7 @@ fn plane(engine: &mut Engine, drift: u64) -> anyhow::Result<Dataplane> {
         allowed: installed.allow.len() as u64,
     };
     let mode = engine.mode().name().to_owned();
-    let tables = engine.dataplane().tables();
-    let (counters, capacity) = (tables.counters()?, tables.capacity().into());
+    let counters = engine.counters()?;
+    let capacity = engine.dataplane().tables().capacity().into();
     Ok(Dataplane { mode, counters, connections, capacity, drift, prefixes })
 }

@@ -2,9 +2,13 @@
 //!
 //! [`bpf`] is the only code that touches maps, and writes them only from `plan::MapOp`s. [`sweep`]
 //! walks the connection table and proposes what is over; the decision is the kernel program's.
+//! [`detour`] takes frames that the program cannot decide about yet and runs them again; which and
+//! when, [`fragments`] says.
 //!
 //! Must not know: YAML, health, VRRP, who asks.
 
 pub mod bpf;
+pub mod detour;
+pub mod fragments;
 pub mod listing;
 pub mod sweep;

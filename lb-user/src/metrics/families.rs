@@ -90,7 +90,10 @@ pub static FAMILIES: &[Family] = &[
         kind: Count,
         labels: &["note"],
         help: "What else the data plane counts; no packet suffered.",
-        samples: |s, out| by_kind(s, out, CounterKind::Note),
+        samples: |s, out| {
+            by_kind(s, out, CounterKind::Note);
+            by_kind(s, out, CounterKind::Detour);
+        },
     },
     Family {
         name: "lb_deny_prefixes",

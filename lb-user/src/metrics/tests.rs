@@ -205,7 +205,7 @@ fn every_counter_of_the_data_plane_is_told_once() {
         let (family, label) = match counter.kind() {
             CounterKind::Drop | CounterKind::Answered => ("lb_drops_total", "reason"),
             CounterKind::WithoutEntry => ("lb_without_entry_total", "reason"),
-            CounterKind::Note => ("lb_notes_total", "note"),
+            CounterKind::Detour | CounterKind::Note => ("lb_notes_total", "note"),
         };
         assert_eq!(value(&parsed, family, &[(label, counter.name())]), expected);
     }

@@ -14,6 +14,7 @@ mod decap;
 mod load;
 mod namespace;
 mod pins;
+mod rerun;
 pub mod sys;
 mod tables;
 
@@ -30,6 +31,7 @@ pub use decap::Decapsulator;
 pub use load::Options;
 pub use namespace::network_namespace;
 pub use pins::{Lock, is_on_bpffs, remove};
+pub use rerun::{Detours, Rerun, Verdict};
 pub use tables::Tables;
 pub(crate) use tables::add;
 

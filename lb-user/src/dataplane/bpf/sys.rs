@@ -1,14 +1,16 @@
-//! `bpf(2)` commands that aya 0.14 has no safe form of: batches, test runs and entries of our own types.
+//! System calls that have no safe form elsewhere: `bpf(2)` batches, test runs and entries of our own
+//! types, and sending whole frames.
 //!
 //! Must not know: what the maps hold.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use lb_common::pod::Pod;
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_MAP_DELETE_BATCH: libc::c_long = 27;
@@ -183,6 +185,122 @@ pub fn test_run(program: BorrowedFd<'_>, data: &[u8]) -> io::Result<u32> {
     // SAFETY: the packet is copied from `data`, and nothing is written back.
     unsafe { call(BPF_PROG_TEST_RUN, &mut attr) }?;
     Ok(attr.retval)
+}
+
+/// What a test run on a frame gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// The program's verdict.
+    pub verdict: u32,
+    /// Bytes that were written to the output, metadata first.
+    pub length: usize,
+}
+
+/// Runs a program on a frame that came in by `ingress`. `input` is `meta` bytes of metadata and
+/// the frame; what comes out, in the same form, goes to `output`.
+///
+/// # Errors
+/// The kernel's: ENOSPC when `output` is too short, EINVAL or ENODEV without such an interface.
+pub fn test_run_frame(
+    program: BorrowedFd<'_>,
+    input: &[u8],
+    meta: u32,
+    ingress: u32,
+    output: &mut [u8],
+) -> io::Result<Ran> {
+    let context = xdp_md(input, meta, ingress);
+    let mut attr = frame_attr(program, input, &context);
+    attr.data_size_out = output.len() as u32;
+    attr.data_out = output.as_mut_ptr() as u64;
+    // SAFETY: the packet and the context are copied in, and at most `output.len()` bytes out.
+    unsafe { call(BPF_PROG_TEST_RUN, &mut attr) }?;
+    Ok(Ran { verdict: attr.retval, length: attr.data_size_out as usize })
+}
+
+/// The same with a frame that is real: what the program passes goes to the stack. The kernel sets a
+/// memory pool up and down for it, which takes milliseconds.
+///
+/// # Errors
+/// The kernel's: EINVAL for a frame that does not fit a page, or from a kernel before 5.18.
+pub fn test_run_live(
+    program: BorrowedFd<'_>,
+    input: &[u8],
+    meta: u32,
+    ingress: u32,
+) -> io::Result<()> {
+    let context = xdp_md(input, meta, ingress);
+    let mut attr = frame_attr(program, input, &context);
+    attr.flags = BPF_F_TEST_XDP_LIVE_FRAMES;
+    attr.batch_size = 1;
+    // SAFETY: the packet and the context are copied in, and nothing is written back.
+    unsafe { call(BPF_PROG_TEST_RUN, &mut attr) }.map(|_| ())
+}
+
+/// `struct xdp_md`: data, data_end, data_meta, ingress, receive queue, egress. What lies before
+/// `data` is metadata.
+fn xdp_md(input: &[u8], meta: u32, ingress: u32) -> [u32; 6] {
+    [meta, input.len() as u32, 0, ingress, 0, 0]
+}
+
+fn frame_attr(program: BorrowedFd<'_>, input: &[u8], context: &[u32; 6]) -> TestAttr {
+    TestAttr {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: input.len() as u32,
+        data_in: input.as_ptr() as u64,
+        repeat: 1,
+        ctx_size_in: size_of_val(context) as u32,
+        ctx_in: context.as_ptr() as u64,
+        ..TestAttr::default()
+    }
+}
+
+/// Sends whole frames by any interface.
+#[derive(Debug)]
+pub struct FrameSocket(OwnedFd);
+
+impl FrameSocket {
+    /// Opens a packet socket that receives nothing.
+    ///
+    /// # Errors
+    /// EPERM without CAP_NET_RAW.
+    pub fn open() -> io::Result<Self> {
+        // SAFETY: no pointers are passed.
+        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the call returned a new descriptor that nobody else owns.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Sends a frame as it is.
+    ///
+    /// # Errors
+    /// The kernel's: ENXIO without such an interface, EMSGSIZE when the frame exceeds its MTU,
+    /// ENOBUFS when its queue is full.
+    pub fn send(&self, frame: &[u8], ifindex: u32) -> io::Result<()> {
+        let address = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: 0,
+            sll_ifindex: ifindex.cast_signed(),
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 0,
+            sll_addr: [0; 8],
+        };
+        // SAFETY: both buffers are live for the call, and the given sizes are theirs.
+        let sent = unsafe {
+            libc::sendto(
+                self.0.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                libc::MSG_DONTWAIT,
+                (&raw const address).cast(),
+                size_of_val(&address) as libc::socklen_t,
+            )
+        };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
 }
 
 /// # Safety
