@@ -18,5 +18,6 @@ pub mod pod;
 pub mod rewrite;
 pub mod service;
 pub mod state;
+pub mod table;
 pub mod verdict;
 pub mod wire;

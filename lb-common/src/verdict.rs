@@ -58,14 +58,12 @@ counters! {
     NotRewritable = 7, "not_rewritable", Drop;
     /// A nat reply of a connection that is over, or whose real server has failed.
     ReplyWithoutConnection = 8, "reply_without_connection", Drop;
-    /// The connection table is full (E2BIG).
+    /// Both buckets of the connection table where the flow belongs are full.
     TableFull = 16, "table_full", WithoutEntry;
-    /// A bucket of the connection table was locked by this CPU (EBUSY).
+    /// Another CPU was making an entry of the same flow at the same time.
     TableBusy = 17, "table_busy", WithoutEntry;
-    /// Another CPU made the entry first and it is already closing (EEXIST).
+    /// Another CPU made the entry first, and it is gone already or not whole yet.
     TableExists = 18, "table_exists", WithoutEntry;
-    /// Any other failed insert.
-    TableError = 19, "table_error", WithoutEntry;
     /// More new connections than `new_connections_per_second`.
     Flood = 20, "flood", WithoutEntry;
     /// Connections closed because their time was up or their real server is gone.
@@ -74,8 +72,6 @@ counters! {
     PickedUp = 33, "connections_picked_up", Note;
     /// Next hops asked from the routing table by the program itself.
     RouteLookups = 34, "route_lookups", Note;
-    /// Entries whose deletion has to be tried again.
-    DeleteRetries = 35, "delete_retries", Note;
 }
 
 /// Length of the counter array.

@@ -78,8 +78,8 @@ pub fn to_client<K: Table>(
         }
         &asked
     };
-    let (_, virtual_port) = entry.other.ports();
-    let nat = Some((End::Source, entry.other.destination_words(), virtual_port));
+    let (address, port) = K::parts_of(&entry.virtual_end);
+    let nat = Some((End::Source, address, port));
     if let Err(unfit) = K::edit(&mut frame, packet, nat) {
         return drop(unfit);
     }

@@ -42,6 +42,7 @@ const TABLES: [Table; 2] = [
             &["key"],
             &["wire"],
             &["conn", "rewrite", "service", "expire"],
+            &["table"],
         ],
         peers: &[],
     },

@@ -5,10 +5,11 @@
 //! maps and links are pinned; [`remove`] is what ends it.
 //!
 //! Must not know: YAML, health, why a map changes.
-#![allow(unsafe_code)] // System calls that aya has no safe form of (`sys`).
+#![allow(unsafe_code)] // System calls that aya has no safe form of (`sys`, `connections`).
 
 mod attach;
 mod clock;
+mod connections;
 mod load;
 mod pins;
 pub mod sys;
@@ -21,10 +22,11 @@ use aya::Ebpf;
 
 pub use attach::{Attached, Mode};
 pub use clock::Clock;
+pub use connections::ConnTable;
 pub use load::Options;
 pub use pins::{Lock, is_on_bpffs, remove};
-pub use tables::Tables;
 pub(crate) use tables::add;
+pub use tables::{ConnTables, Tables};
 
 /// The system's error number behind an error, if there is one.
 fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
