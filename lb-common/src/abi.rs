@@ -8,10 +8,14 @@
 /// Version of every layout in this crate. Raised by any change of a map's key, value or meaning.
 pub const ABI_VERSION: u32 = 2;
 
-/// Connection tables: IPv4 and IPv6, capacity chosen when they are made.
+/// Connection tables: IPv4 and IPv6, `table::Bucket` by index; capacity chosen when they are made.
 pub const MAP_CONN4: &str = "conn4";
 /// See [`MAP_CONN4`].
 pub const MAP_CONN6: &str = "conn6";
+/// Inserts into each region of the IPv4 table so far.
+pub const MAP_INSERTS4: &str = "inserts4";
+/// The same for IPv6.
+pub const MAP_INSERTS6: &str = "inserts6";
 /// What clients connect to: `ServiceKey` to `ServiceEntry`.
 pub const MAP_SERVICES: &str = "services";
 /// Real servers by index: `RealServer`.
@@ -65,9 +69,11 @@ pub const MAP_HANDOVER: &str = "handover";
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map, in the order in which `lb` pins them.
-pub const MAPS: [&str; 26] = [
+pub const MAPS: [&str; 28] = [
     MAP_CONN4,
     MAP_CONN6,
+    MAP_INSERTS4,
+    MAP_INSERTS6,
     MAP_SERVICES,
     MAP_REAL_SERVERS,
     MAP_CONNECTION_COUNTS,
@@ -93,6 +99,9 @@ pub const MAPS: [&str; 26] = [
     MAP_ALLOW4,
     MAP_ALLOW6,
 ];
+
+/// The constant of the programs that says where the connection tables' keys are: `TableShape`.
+pub const GLOBAL_TABLE: &str = "TABLE";
 
 /// A program that another one leaves for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

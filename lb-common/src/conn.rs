@@ -11,28 +11,44 @@ use crate::pod;
 pub use crate::state::{Direction, State, flags, next_state};
 use crate::wire::Link;
 
-/// One half of a connection. Dr needs one; nat has a forward and a reply half under two keys.
+/// One half of a connection, and a slot of the table. Dr needs one; nat has a forward and a reply
+/// half under two keys.
+///
+/// Neither half holds the other's key, which follows from what each has: a reply half knows the
+/// virtual end that its requests went to, and a forward half's server is in the server's element.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnEntry<K: ConnKey> {
+    /// The packets' addresses, ports and protocol.
+    pub key: K,
     /// The [`Word`]. A reply half carries the sequence and the real server of its forward half.
     pub word: u64,
     /// When a packet last used this half, in jiffies.
     pub seen: u64,
     /// Where replies go: back to the neighbour that the request came from (nat).
     pub last_hop: Link,
-    /// Id of the virtual service.
-    pub service: u32,
+    /// Virtual address and port that the client wants (nat).
+    pub virtual_end: K::Endpoint,
     /// Zero.
-    pub pad: u32,
-    /// Key of the other half (nat); all zero without one.
-    pub other: K,
+    pub room: K::Room,
 }
 
 impl<K: ConnKey> ConnEntry<K> {
     /// The entry whose bytes are all zero.
-    pub const ZERO: Self =
-        Self { word: 0, seen: 0, last_hop: Link::zeroed(), service: 0, pad: 0, other: K::ZERO };
+    pub const ZERO: Self = Self {
+        key: K::ZERO,
+        word: 0,
+        seen: 0,
+        last_hop: Link::zeroed(),
+        virtual_end: K::NOWHERE,
+        room: K::ROOM,
+    };
+
+    /// For a reply half: the key of its forward half.
+    #[inline(always)]
+    pub fn forward_key(&self) -> K {
+        self.key.request_to(&self.virtual_end)
+    }
 }
 
 /// An IPv4 entry.
@@ -40,8 +56,10 @@ pub type ConnEntry4 = ConnEntry<ConnKey4>;
 /// An IPv6 entry.
 pub type ConnEntry6 = ConnEntry<ConnKey6>;
 
-const _: () = assert!(size_of::<ConnEntry4>() == 64 && size_of::<ConnEntry6>() == 88);
-// SAFETY: repr(C); every field is Pod, and the assertion above leaves no room for padding.
+const _: () = assert!(size_of::<ConnEntry4>() == 64 && size_of::<ConnEntry6>() == 128);
+const _: () = assert!(size_of::<ConnKey4>() + 16 + size_of::<Link>() + 8 == 64);
+const _: () = assert!(size_of::<ConnKey6>() + 16 + size_of::<Link>() + 24 + 24 == 128);
+// SAFETY: repr(C); every field is Pod, and the assertions above leave no room for padding.
 #[allow(unsafe_code)]
 unsafe impl<K: ConnKey> pod::Pod for ConnEntry<K> {}
 #[cfg(feature = "user")]
@@ -69,9 +87,13 @@ pod! {
     }
 }
 
-/// The word of a connection: everything that a transition may change, in one atomic unit.
+/// The word of a connection: everything that a transition may change, in one atomic unit. It also
+/// says what a slot is when it is no connection's.
 ///
-/// Bits, low to high: 4 flags, 4 state, 20 real-server index, 12 generation, 24 sequence.
+/// Bits of a live word, low to high: 4 flags, 4 state, 20 real-server index, 12 generation, 24
+/// sequence. The other words have state 0, which no connection is ever in: all zero is a slot that
+/// was never used, [`DEAD`] one that was (with the time since when from bit 8 on), [`BUSY`] one that
+/// is being filled (with the hash of its key from bit 8 on).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Word(u64);
 
@@ -79,10 +101,18 @@ pub struct Word(u64);
 pub const REPLY: u64 = 1;
 /// Picked up in its middle and not confirmed by a second packet: lives as long as SYN_RECV.
 pub const PROVISIONAL: u64 = 2;
-/// Closed by whoever set this flag, who also deletes the entry. Nobody else touches it.
+/// Closed by whoever set this flag. With [`BUSY`]: a claim that lost against another one.
 pub const DEAD: u64 = 4;
-/// Closed, but the deletion failed: anybody may claim it by turning this flag into `DEAD`.
-pub const ABANDONED: u64 = 8;
+/// Claimed, and being filled.
+pub const BUSY: u64 = 8;
+
+/// The four bits of the state: not all zero in a live word.
+const STATE_MASK: u64 = 0xf0;
+
+/// Jiffies that a closed slot is left alone, so that whoever found it before has done with it: at
+/// least one whole jiffy. A program that is held up for longer (a virtual CPU that is not run) may
+/// read or stamp another connection's entry; no count, no key and no word depends on it.
+pub const GRACE: u64 = 2;
 
 impl Word {
     /// A word of these parts; each is cut to its width.
@@ -145,10 +175,45 @@ impl Word {
         self.0 & flags != 0
     }
 
-    /// Whether the entry is closed and only waits for its deletion.
+    /// The word of a slot that was closed at `now`, in jiffies.
+    #[inline(always)]
+    pub const fn dead(now: u64) -> Self {
+        Self(now << 8 | DEAD)
+    }
+
+    /// The word of a slot that is being filled with a key of this hash.
+    #[inline(always)]
+    pub const fn claim(hash: u64) -> Self {
+        Self(hash & !0xff | BUSY)
+    }
+
+    /// This claim, lost.
+    #[inline(always)]
+    #[must_use]
+    pub const fn lost(self) -> Self {
+        Self(self.0 | DEAD)
+    }
+
+    /// Whether this is a connection.
+    #[inline(always)]
+    pub const fn is_live(self) -> bool {
+        self.0 & STATE_MASK != 0
+    }
+
+    /// Whether this is no connection (any more).
     #[inline(always)]
     pub const fn is_closed(self) -> bool {
-        self.has(DEAD | ABANDONED)
+        !self.is_live()
+    }
+
+    /// Whether a slot with this word may be claimed at `now`, in jiffies.
+    #[inline(always)]
+    pub const fn is_free(self, now: u64) -> bool {
+        if self.0 & (STATE_MASK | BUSY) != 0 {
+            return false;
+        }
+        // Another CPU may have closed it a tick after `now` was read.
+        self.0 == 0 || now.wrapping_sub(self.0 >> 8) as i64 >= GRACE as i64
     }
 
     /// This word in another state; confirmed, if it was provisional.
@@ -214,7 +279,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_word_keeps_its_parts(seq in 0u32..1 << 24, gen_ in 0u16..1 << 12,
-                                  rs in 0u32..1 << 20, state in 0u8..12, flags in 0u64..16) {
+                                  rs in 0u32..1 << 20, state in 1u8..12, flags in 0u64..4) {
             let w = Word::new(seq, gen_, rs, State::from_raw(state), flags);
             prop_assert_eq!(w.sequence(), seq);
             prop_assert_eq!(w.generation(), gen_);
@@ -224,7 +289,23 @@ mod tests {
             let moved = w.in_state(State::CLOSE);
             prop_assert!(moved.pairs_with(w) && !moved.has(PROVISIONAL));
             prop_assert_eq!(moved.state(), State::CLOSE);
-            prop_assert!(w.with_flags(DEAD).is_closed() && w.with_flags(DEAD).pairs_with(w));
+            prop_assert!(w.is_live() && !w.is_closed() && !w.is_free(u64::MAX));
+        }
+
+        #[test]
+        fn a_slot_is_free_or_dead_for_long_or_neither(now in 0u64..1 << 56, hash in 0..u64::MAX) {
+            let claim = Word::claim(hash);
+            for other in [claim, claim.lost(), Word::dead(now), Word::from_raw(0)] {
+                prop_assert!(!other.is_live());
+                prop_assert_eq!(other.has(BUSY), other == claim || other == claim.lost());
+            }
+            prop_assert!(!claim.is_free(now) && !claim.lost().is_free(now));
+            prop_assert!(Word::from_raw(0).is_free(now));
+            for (later, free) in [(0, false), (GRACE - 1, false), (GRACE, true), (1 << 30, true)] {
+                prop_assert_eq!(Word::dead(now).is_free(now + later), free);
+            }
+            // Closed by a CPU whose clock is ahead.
+            prop_assert!(!Word::dead(now + 1).is_free(now));
         }
     }
 }

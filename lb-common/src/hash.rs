@@ -5,6 +5,7 @@
 //!
 //! Must not know: maps, how a table is built.
 
+use crate::pod;
 use crate::pod::Address;
 
 /// Seed of flow hashes.
@@ -37,6 +38,31 @@ pub const fn address(seed: u64, a: &Address, port: u16) -> u64 {
 #[inline(always)]
 pub const fn slot(hash: u64, len: u32) -> u32 {
     (((hash >> 32) * len as u64) >> 32) as u32
+}
+
+pod! {
+    /// What makes a connection table's hash its own: random for every table that is made, so that
+    /// nobody outside can choose addresses and ports that all fall into one bucket.
+    pub struct TableSeed {
+        /// Goes into the first word.
+        pub add: u64,
+        /// Multiplies, and so is odd; all zero is no seed.
+        pub multiply: u64,
+    }
+}
+
+/// Takes one more word of a key into its hash. The high half, which depends on all of the word, is
+/// folded into the low one, which does not.
+#[inline(always)]
+pub const fn table_step(hash: u64, word: u64, multiply: u64) -> u64 {
+    let product = (hash ^ word).wrapping_mul(multiply);
+    product ^ (product >> 32)
+}
+
+/// Takes the last word in: both halves of the result are good for an index.
+#[inline(always)]
+pub const fn table_last(hash: u64, word: u64) -> u64 {
+    (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// Place of an address in the filter: word index and bit.

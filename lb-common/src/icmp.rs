@@ -68,7 +68,7 @@ pub trait Icmp: Edit {
     /// known length; the smaller one is for what comes in pieces, or over a very small MTU.
     const QUOTES: [usize; 2];
     /// Length of the headers before them.
-    const ROOM: usize;
+    const HEADERS: usize;
     /// What announces the family in a frame.
     const ETHERTYPE: u16;
 
@@ -108,7 +108,7 @@ pub trait Icmp: Edit {
 impl Icmp for ConnKey4 {
     // With the headers at most 576 bytes (RFC 1812 4.3.2.3); at least header and eight bytes.
     const QUOTES: [usize; 2] = [528, 68];
-    const ROOM: usize = IPV4_LEN + ICMP_LEN;
+    const HEADERS: usize = IPV4_LEN + ICMP_LEN;
     const ETHERTYPE: u16 = wire::ETHERTYPE_IPV4;
 
     #[inline(always)]
@@ -181,7 +181,7 @@ impl Icmp for ConnKey4 {
         mtu: u32,
         quote: usize,
     ) -> Option<()> {
-        let length = (Self::ROOM + quote) as u16;
+        let length = (Self::HEADERS + quote) as u16;
         let ends = [key.destination_words()[3], key.source_words()[3]];
         // Precedence "internetwork control" (RFC 1812 4.3.2.5).
         buf.store(at, encap::header4(0xc0, length, ICMP, ends))?;
@@ -198,7 +198,7 @@ impl Icmp for ConnKey4 {
 impl Icmp for ConnKey6 {
     // With the headers at most 1280 bytes (RFC 4443 3.2).
     const QUOTES: [usize; 2] = [1232, 512];
-    const ROOM: usize = IPV6_LEN + ICMP_LEN;
+    const HEADERS: usize = IPV6_LEN + ICMP_LEN;
     const ETHERTYPE: u16 = wire::ETHERTYPE_IPV6;
 
     #[inline(always)]

@@ -2,8 +2,9 @@
 //!
 //! Must not know: frames, states, maps.
 
+use crate::hash::{self, TableSeed};
+use crate::pod;
 use crate::pod::{Address, mapped, unmapped};
-use crate::{hash, pod};
 
 pod! {
     /// Key of an IPv4 connection half: the packet's own addresses and ports.
@@ -43,6 +44,32 @@ pod! {
     }
 }
 
+pod! {
+    /// An IPv4 address with a port.
+    #[repr(align(8))]
+    pub struct Endpoint4 {
+        /// The address.
+        pub address: [u8; 4],
+        /// The port, host order.
+        pub port: u16,
+        /// Zero.
+        pub pad: [u8; 2],
+    }
+}
+
+pod! {
+    /// An IPv6 address with a port.
+    #[repr(align(8))]
+    pub struct Endpoint6 {
+        /// The address.
+        pub address: Address,
+        /// The port, host order.
+        pub port: u16,
+        /// Zero.
+        pub pad: [u8; 6],
+    }
+}
+
 impl ConnKey4 {
     /// The key of a packet with these addresses (as they lie in memory), ports and protocol. Made
     /// of words: bytes would be stored one by one.
@@ -51,6 +78,18 @@ impl ConnKey4 {
         let mut key = Self::zeroed();
         *pod::head_mut::<Self, [u32; 4]>(&mut key) =
             [source, destination, in_memory(ports), u32::from_ne_bytes([protocol, 0, 0, 0])];
+        key
+    }
+}
+
+impl ConnKey4 {
+    /// The same from both addresses as the one word that they are in an IPv4 header.
+    #[inline(always)]
+    pub fn of_header(addresses: u64, ports: [u16; 2], protocol: u8) -> Self {
+        let [a, b, c, d] = in_memory(ports).to_ne_bytes();
+        let rest = u64::from_ne_bytes([a, b, c, d, protocol, 0, 0, 0]);
+        let mut key = Self::zeroed();
+        *pod::head_mut::<Self, [u64; 2]>(&mut key) = [addresses, rest];
         key
     }
 }
@@ -77,6 +116,13 @@ fn in_memory(ports: [u16; 2]) -> u32 {
     u32::from_ne_bytes([a, b, c, d])
 }
 
+/// The destination port alone, from both ports' word in a key, as the word that begins with it.
+#[inline(always)]
+fn second_port(ports: u32) -> u32 {
+    let [_, _, a, b] = ports.to_ne_bytes();
+    u32::from_ne_bytes([a, b, 0, 0])
+}
+
 /// An address as four words, as they lie in memory.
 #[inline(always)]
 fn words_of(a: &Address) -> [u32; 4] {
@@ -99,8 +145,33 @@ fn mapped_pair(address: u32) -> [u64; 2] {
 
 /// A key of either family.
 pub trait ConnKey: pod::Pod {
+    /// An address with a port, as this family stores it.
+    type Endpoint: pod::Pod + Eq + core::fmt::Debug;
+
+    /// What fills an entry of this family up to whole cache lines.
+    type Room: pod::Pod + Eq + core::fmt::Debug;
+
     /// The key whose bytes are all zero.
     const ZERO: Self;
+
+    /// The endpoint whose bytes are all zero.
+    const NOWHERE: Self::Endpoint;
+
+    /// Nothing but zeros.
+    const ROOM: Self::Room;
+
+    /// The number by which a connection table places this key.
+    fn table_hash(&self, seed: &TableSeed) -> u64;
+
+    /// Destination address and port.
+    fn destination_end(&self) -> Self::Endpoint;
+
+    /// For the key of a reply: the key of the requests that are answered, which go to `end`.
+    #[must_use]
+    fn request_to(&self, end: &Self::Endpoint) -> Self;
+
+    /// An endpoint's address as four words, the last one for IPv4, and its port.
+    fn parts_of(end: &Self::Endpoint) -> ([u32; 4], u16);
 
     /// Source address, IPv4 mapped.
     fn source(&self) -> Address;
@@ -145,7 +216,38 @@ pub trait ConnKey: pod::Pod {
 }
 
 impl ConnKey for ConnKey4 {
+    type Endpoint = Endpoint4;
+    type Room = [u64; 0];
+
     const ZERO: Self = Self::zeroed();
+    const NOWHERE: Endpoint4 = Endpoint4::zeroed();
+    const ROOM: [u64; 0] = [];
+
+    #[inline(always)]
+    fn table_hash(&self, seed: &TableSeed) -> u64 {
+        let [addresses, rest] = *pod::head::<Self, [u64; 2]>(self);
+        hash::table_last(hash::table_step(seed.add, addresses, seed.multiply), rest)
+    }
+
+    #[inline(always)]
+    fn destination_end(&self) -> Endpoint4 {
+        let [_, address, ports, _] = *pod::head::<Self, [u32; 4]>(self);
+        let mut end = Endpoint4::zeroed();
+        *pod::head_mut::<Endpoint4, [u32; 2]>(&mut end) = [address, second_port(ports)];
+        end
+    }
+
+    #[inline(always)]
+    fn request_to(&self, end: &Endpoint4) -> Self {
+        let client = pod::head::<Self, [u32; 2]>(self)[1];
+        let address = pod::head::<Endpoint4, [u32; 1]>(end)[0];
+        Self::new(client, address, [self.destination_port, end.port], self.protocol)
+    }
+
+    #[inline(always)]
+    fn parts_of(end: &Endpoint4) -> ([u32; 4], u16) {
+        ([0, 0, 0, pod::head::<Endpoint4, [u32; 1]>(end)[0]], end.port)
+    }
 
     #[inline(always)]
     fn source(&self) -> Address {
@@ -219,7 +321,44 @@ impl ConnKey for ConnKey4 {
 }
 
 impl ConnKey for ConnKey6 {
+    type Endpoint = Endpoint6;
+    type Room = [u64; 3];
+
     const ZERO: Self = Self::zeroed();
+    const NOWHERE: Endpoint6 = Endpoint6::zeroed();
+    const ROOM: [u64; 3] = [0; 3];
+
+    #[inline(always)]
+    fn table_hash(&self, seed: &TableSeed) -> u64 {
+        let [s0, s1, d0, d1, rest] = *pod::head::<Self, [u64; 5]>(self);
+        let hash = hash::table_step(seed.add, s0, seed.multiply);
+        let hash = hash::table_step(hash, s1, seed.multiply);
+        // The destination is the operator's choice, not an attacker's.
+        let hash = hash::table_step(hash, d1 ^ d0.rotate_left(19), seed.multiply);
+        hash::table_last(hash, rest)
+    }
+
+    #[inline(always)]
+    fn destination_end(&self) -> Endpoint6 {
+        let words = *pod::head::<Self, [u64; 5]>(self);
+        let ports = pod::head::<Self, [u32; 9]>(self)[8];
+        let mut end = Endpoint6::zeroed();
+        *pod::head_mut::<Endpoint6, [u64; 2]>(&mut end) = [words[2], words[3]];
+        pod::head_mut::<Endpoint6, [u32; 5]>(&mut end)[4] = second_port(ports);
+        end
+    }
+
+    #[inline(always)]
+    fn request_to(&self, end: &Endpoint6) -> Self {
+        let client = self.destination_words();
+        let address = *pod::head::<Endpoint6, [u32; 4]>(end);
+        Self::new(client, address, [self.destination_port, end.port], self.protocol)
+    }
+
+    #[inline(always)]
+    fn parts_of(end: &Endpoint6) -> ([u32; 4], u16) {
+        (*pod::head::<Endpoint6, [u32; 4]>(end), end.port)
+    }
 
     #[inline(always)]
     fn source(&self) -> Address {
@@ -315,6 +454,8 @@ mod tests {
             pad: [0; 3],
         };
         assert_eq!(v4, fields);
+        let addresses = u64::from_ne_bytes([192, 0, 2, 1, 10, 0, 0, 9]);
+        assert_eq!(ConnKey4::of_header(addresses, [40_000, 80], 6), fields);
         let (a, b): ([u8; 16], [u8; 16]) =
             ([0x20; 16], [0xfd, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
         let v6 = ConnKey6::new(words_of(&a), words_of(&b), [1, 2], 17);
@@ -339,5 +480,12 @@ mod tests {
         assert_eq!((v4.reversed().ports(), v4.reversed().reversed()), ((80, 40_000), v4));
         assert_eq!((v6.reversed().source, v6.reversed().destination), (b, a));
         assert_eq!((v6.reversed().ports(), v6.reversed().reversed()), ((2, 1), v6));
+        let (end4, end6) = (v4.destination_end(), v6.destination_end());
+        assert_eq!(end4, Endpoint4 { address: [10, 0, 0, 9], port: 80, pad: [0; 2] });
+        assert_eq!(end6, Endpoint6 { address: b, port: 2, pad: [0; 6] });
+        assert_eq!(v4.reply_from(&mapped([10, 1, 1, 1]), 8080).request_to(&end4), v4);
+        assert_eq!(v6.reply_from(&a, 8080).request_to(&end6), v6);
+        assert_eq!(ConnKey4::parts_of(&end4), (v4.destination_words(), 80));
+        assert_eq!(ConnKey6::parts_of(&end6), (v6.destination_words(), 2));
     }
 }

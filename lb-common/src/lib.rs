@@ -26,5 +26,6 @@ pub mod rewrite;
 pub mod sched;
 pub mod service;
 pub mod state;
+pub mod table;
 pub mod verdict;
 pub mod wire;

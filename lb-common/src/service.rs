@@ -6,6 +6,7 @@
 //!
 //! Must not know: YAML, health, names.
 
+use crate::hash::TableSeed;
 use crate::key::ConnKey;
 use crate::pod;
 use crate::pod::Address;
@@ -185,6 +186,9 @@ pod! {
         pub flood_limit: u64,
         /// `CONFIG_*` flags.
         pub flags: u64,
+        /// Seed of the connection tables; all zero while nothing was put into them. The programs
+        /// have their own copy since they were loaded.
+        pub seed: TableSeed,
     }
 }
 

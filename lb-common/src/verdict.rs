@@ -73,14 +73,12 @@ counters! {
     Denied = 14, "denied", Drop;
     /// To a virtual address, from a source that is not on the allow list.
     NotAllowed = 15, "not_allowed", Drop;
-    /// The connection table is full (E2BIG).
+    /// Both buckets of the connection table where the flow belongs are full.
     TableFull = 16, "table_full", WithoutEntry;
-    /// A bucket of the connection table was locked by this CPU (EBUSY).
+    /// Another CPU was making an entry of the same flow at the same time.
     TableBusy = 17, "table_busy", WithoutEntry;
-    /// Another CPU made the entry first and it is already closing (EEXIST).
+    /// Another CPU made the entry first, and it is gone already or not whole yet.
     TableExists = 18, "table_exists", WithoutEntry;
-    /// Any other failed insert.
-    TableError = 19, "table_error", WithoutEntry;
     /// More new connections than `new_connections_per_second`.
     Flood = 20, "flood", WithoutEntry;
     /// Larger than the path MTU; the sender was told the MTU.
@@ -93,8 +91,6 @@ counters! {
     PickedUp = 33, "connections_picked_up", Note;
     /// Next hops asked from the routing table by the program itself.
     RouteLookups = 34, "route_lookups", Note;
-    /// Entries whose deletion has to be tried again.
-    DeleteRetries = 35, "delete_retries", Note;
     /// ICMP errors brought to the real server or client that they are about.
     IcmpForwarded = 40, "icmp_errors_forwarded", Note;
     /// ICMP errors about our own tunnel packets, from which the controller learns the path MTU.

@@ -260,6 +260,8 @@ pub enum Parsed {
 pub const ETHERNET_LEN: usize = 14;
 /// Length of an IPv4 header without options.
 pub const IPV4_LEN: usize = 20;
+/// Offset of both addresses in an IPv4 header.
+const ADDRESSES4: usize = 12;
 /// Length of the IPv6 header.
 pub const IPV6_LEN: usize = 40;
 /// IP protocol number of TCP.
@@ -496,7 +498,9 @@ fn finish4<B: Buf + ?Sized>(
     let bytes = ip.total_length.get() as usize;
     let (part, ports, tcp_flags) = read_l4(buf, (ip.protocol, piece.part), l4, l3 + bytes)?;
     let ports = [ports[0].get(), ports[1].get()];
-    let key = ConnKey4::new(ip.source, ip.destination, ports, ip.protocol);
+    // One word, of which the key's first one is made.
+    let addresses: u64 = buf.load(l3 + ADDRESSES4)?;
+    let key = ConnKey4::of_header(addresses, ports, ip.protocol);
     Some(Packet {
         key,
         l3_offset: l3 as u32,

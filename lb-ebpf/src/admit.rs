@@ -88,21 +88,20 @@ pub fn admit<K: Table>(
             key: &packet.key,
             index,
             server,
-            service: service.id,
             state: first_state(packet, nat, scheduled),
             provisional: !scheduled,
             from: (macs, ingress(ctx), packet.tags),
             now,
         };
         match conntrack::create(&new) {
-            0 => {
+            conntrack::MADE => {
                 if !scheduled {
                     stats::count(Counter::PickedUp);
                 }
                 return Ok(Admitted { index, is_new: true });
             }
             conntrack::TUPLE_IN_USE => tried = [index, tried[0], tried[1]],
-            errno => return refused(service, packet, errno),
+            refusal => return refused(service, packet, refusal),
         }
     }
     drop(Counter::NatTupleInUse)
@@ -126,15 +125,15 @@ fn first_state<K: ConnKey>(packet: &Packet<K>, nat: bool, scheduled: bool) -> St
 fn refused<K: Table>(
     service: &ServiceEntry,
     packet: &Packet<K>,
-    errno: i32,
+    refusal: i32,
 ) -> Result<Admitted, u32> {
-    let counter = match -errno {
-        E2BIG => Counter::TableFull,
-        EBUSY => Counter::TableBusy,
-        EEXIST => {
+    let counter = match refusal {
+        conntrack::FULL => Counter::TableFull,
+        conntrack::BUSY => Counter::TableBusy,
+        _ => {
             // Another CPU was faster with a packet of the same flow: its choice holds.
             if let Some(entry) = packet.key.find() {
-                // SAFETY: a value of the table.
+                // SAFETY: a slot of the table.
                 let word = lb_common::conn::Word::from_raw(unsafe { (*entry).word });
                 if !word.is_closed() {
                     return Ok(Admitted { index: word.real_server(), is_new: false });
@@ -142,7 +141,6 @@ fn refused<K: Table>(
             }
             Counter::TableExists
         }
-        _ => Counter::TableError,
     };
     fallback(service, packet, counter)
 }
@@ -223,7 +221,3 @@ fn is_flood(config: &Config, now: u64) -> bool {
         (*own).new_flows > config.flood_limit
     }
 }
-
-const E2BIG: i32 = 7;
-const EBUSY: i32 = 16;
-const EEXIST: i32 = 17;

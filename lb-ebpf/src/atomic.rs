@@ -1,4 +1,4 @@
-//! The two atomic operations that the tables need, with the orderings that compile right.
+//! The atomic operations that the tables need, with the orderings that compile right.
 //!
 //! Must not know: what the words mean.
 
@@ -29,4 +29,19 @@ pub fn compare_exchange(target: *mut u64, old: u64, new: u64) -> Result<(), u64>
         )
     };
     if done { Ok(()) } else { Err(found) }
+}
+
+/// Whether this CPU keeps loads in order, so that a plain one acquires.
+const LOADS_IN_ORDER: bool = cfg!(bpf_target_arch = "x86_64");
+
+/// Reads a word so that whatever is read after it is at least as new.
+#[inline(always)]
+pub fn load(target: *const u64) -> u64 {
+    if LOADS_IN_ORDER {
+        // SAFETY: as in `add`. Volatile, so that the compiler keeps the order as well.
+        unsafe { core::ptr::read_volatile(target) }
+    } else {
+        // There is no load with an ordering for BPF before version 4; this is a full barrier.
+        fetch_add(target.cast_mut(), 0)
+    }
 }

@@ -5,7 +5,10 @@
 //!
 //! Must not know: when a sweep runs.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::bpf_loop;
 use lb_common::conn::{ConnKey4, ConnKey6};
 use lb_common::expire::{BATCH, BatchHead};
 use lb_common::verdict::Counter;
@@ -29,27 +32,41 @@ pub fn run(ctx: *mut xdp_md) {
     }
 }
 
-#[inline(always)]
-fn batch<K: Table>(ctx: *mut xdp_md, count: u32) {
-    let frame = Frame::new(ctx);
-    let now = now();
-    let second = maps::CONFIG.get(0).map_or(1, |config| config.hz);
-    for i in 0..BATCH {
-        if i >= count {
-            return;
-        }
-        let Some(key) = frame.load::<K>(size_of::<BatchHead>() + i as usize * size_of::<K>())
-        else {
-            return;
-        };
-        if one(&key, now, second) != 0 {
-            stats::count(Counter::Expired);
-        }
-    }
+/// What the keys of a batch are looked at with.
+struct Batch {
+    ctx: *mut xdp_md,
+    now: u64,
+    second: u64,
 }
 
-/// One key, as a sub-program, so that the loop stays small.
+/// Goes through a batch by the kernel's own loop, so that the verifier reads the body once and not
+/// once for each key.
+#[inline(always)]
+fn batch<K: Table>(ctx: *mut xdp_md, count: u32) {
+    let second = maps::CONFIG.get(0).map_or(1, |config| config.hz);
+    let mut batch = Batch { ctx, now: now(), second };
+    let each = one::<K> as unsafe extern "C" fn(u64, *mut Batch) -> i64;
+    // SAFETY: the function is called with a number below `count` and the batch, which outlives it.
+    unsafe { bpf_loop(count.min(BATCH), each as *mut c_void, (&raw mut batch).cast(), 0) };
+}
+
+/// Looks at one key; anything but 0 ends the loop.
+///
+/// # Safety
+/// `batch` is valid.
 #[inline(never)]
-fn one<K: Table>(key: &K, now: u64, second: u64) -> u32 {
-    u32::from(conntrack::expire(key, now, second))
+unsafe extern "C" fn one<K: Table>(index: u64, batch: *mut Batch) -> i64 {
+    // SAFETY: the caller's promise.
+    let Batch { ctx, now, second } = unsafe { batch.read() };
+    if index >= u64::from(BATCH) {
+        return 1;
+    }
+    let offset = size_of::<BatchHead>() + index as usize * size_of::<K>();
+    let Some(key) = Frame::new(ctx).load::<K>(offset) else {
+        return 1;
+    };
+    if conntrack::expire(&key, now, second) {
+        stats::count(Counter::Expired);
+    }
+    0
 }

@@ -41,7 +41,7 @@ pub fn replied<K: Table>(packet: &Packet<K>, index: u32, reply: *const ConnEntry
         entry.generation = server.generation;
         // SAFETY: a value of the table.
         unsafe {
-            entry.address = (*reply).other.destination_words();
+            entry.address = K::parts_of(&(*reply).virtual_end).0;
             entry.last_hop = (*reply).last_hop;
         }
         remember(packet, &entry);

@@ -1,28 +1,58 @@
-//! Every map, and nothing else. Names are those of `lb_common::abi`; capacities of the connection
-//! tables are set when the object is loaded.
+//! Every map, and the constant that is set when the object is loaded. Names are those of
+//! `lb_common::abi`; capacities of the connection tables are set then as well.
 //!
 //! Must not know: logic.
 
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use lb_common::abi;
 use lb_common::access::AccessEntry;
-use lb_common::conn::{ConnEntry4, ConnEntry6, ConnKey4, ConnKey6, ConnectionCounts, Timeouts};
+use lb_common::conn::{ConnKey4, ConnKey6, ConnectionCounts, Timeouts};
 use lb_common::fragment::{FragmentEntry, FragmentKey};
+use lb_common::hash::TableSeed;
 use lb_common::pod::Address;
 use lb_common::service::{
     Config, Interface, PerCpu, RealServer, ServiceEntry, ServiceKey, Traffic,
 };
+use lb_common::table::{Bucket, TableShape};
 use lb_common::verdict;
 
 use crate::detour::Record;
 use crate::stage::Handover;
 
+/// User space reads the connection tables as its own memory.
+const MMAPABLE: usize = BPF_F_MMAPABLE as usize;
+
 #[btf_map(name = "conn4")]
-pub static CONN4: HashMap<ConnKey4, ConnEntry4, 65_536> = HashMap::new();
+pub static CONN4: Array<Bucket<ConnKey4>, 65_536, MMAPABLE> = Array::new();
 
 #[btf_map(name = "conn6")]
-pub static CONN6: HashMap<ConnKey6, ConnEntry6, 65_536> = HashMap::new();
+pub static CONN6: Array<Bucket<ConnKey6>, 65_536, MMAPABLE> = Array::new();
+
+#[btf_map(name = "inserts4")]
+pub static INSERTS4: Array<u64, 4_096, MMAPABLE> = Array::new();
+
+#[btf_map(name = "inserts6")]
+pub static INSERTS6: Array<u64, 4_096, MMAPABLE> = Array::new();
+
+/// Where keys of the connection tables are; given when the object is loaded.
+#[unsafe(no_mangle)]
+static TABLE: TableShape = TableShape::zeroed();
+
+/// Seed of the connection tables.
+#[inline(always)]
+pub fn table_seed() -> TableSeed {
+    // SAFETY: read-only data of the object. Volatile, because the compiler knows another value.
+    unsafe { core::ptr::read_volatile(&raw const TABLE.seed) }
+}
+
+/// Buckets of a connection table.
+#[inline(always)]
+pub fn table_buckets() -> u32 {
+    // SAFETY: as above.
+    unsafe { core::ptr::read_volatile(&raw const TABLE.buckets) }
+}
 
 #[btf_map(name = "services")]
 pub static SERVICES: HashMap<ServiceKey, ServiceEntry, { abi::MAX_SERVICES as usize }> =

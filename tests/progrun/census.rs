@@ -1,13 +1,12 @@
 //! A full count of the connection tables, to hold against the counts that the program keeps.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
-use std::os::fd::AsFd;
 
 use anyhow::Result;
-use harness::bpf::Map;
-use lb_common::conn::{ConnEntry, ConnKey, ConnKey4, ConnKey6, REPLY, Word};
-use lb_user::dataplane::bpf::sys;
+use lb_common::conn::{BUSY, ConnKey, REPLY, Word};
+use lb_common::table::SLOTS;
+use lb_user::dataplane::bpf::ConnTable;
 
 use crate::ipvs;
 use crate::rig::Rig;
@@ -25,8 +24,10 @@ pub(crate) struct Census {
     pub(crate) orphans: usize,
     /// Forward halves of nat without their reply half.
     pub(crate) widows: usize,
-    /// Entries that are closed and still there.
-    pub(crate) closed: usize,
+    /// Slots that are being filled: none, when nothing runs.
+    pub(crate) busy: usize,
+    /// Connections whose key is there a second time, or that cannot be found under their key.
+    pub(crate) twice: usize,
 }
 
 impl Census {
@@ -34,28 +35,37 @@ impl Census {
     pub(crate) fn take(rig: &Rig) -> Result<Self> {
         let mut census = Self::default();
         let (conn4, conn6) = rig.tables();
-        census.add::<ConnKey4>(conn4)?;
-        census.add::<ConnKey6>(conn6)?;
+        census.add(conn4);
+        census.add(conn6);
         Ok(census)
     }
 
-    fn add<K: ConnKey + Hash + Eq>(&mut self, map: &Map) -> Result<()> {
-        let entries = all::<K>(map)?;
-        for (key, entry) in &entries {
-            let word = Word::from_raw(entry.word);
-            if word.is_closed() {
-                self.closed += 1;
-                continue;
+    fn add<K: ConnKey + Hash + Eq>(&mut self, table: &ConnTable<K>) {
+        let mut entries = HashMap::new();
+        for slot in 0..u64::from(table.buckets()) * SLOTS as u64 {
+            self.busy += usize::from(table.word(slot).has(BUSY) && !table.word(slot).is_live());
+            if let Some(entry) = table.entry(slot) {
+                let is_found = table.find(&entry.key).is_some_and(|(at, _)| at == slot);
+                let is_first = entries.insert(entry.key, entry).is_none();
+                self.twice += usize::from(!(is_found && is_first));
             }
-            let other = entries.get(&entry.other).map(|e| Word::from_raw(e.word));
-            let paired = other.is_some_and(|other| other.pairs_with(word) && !other.is_closed());
+        }
+        // Forward halves of nat, the only ones that keep their virtual end, and those with a reply.
+        let (mut nat, mut paired) = (0, HashSet::new());
+        for entry in entries.values() {
+            let word = Word::from_raw(entry.word);
             if word.has(REPLY) {
                 self.replies += 1;
-                self.orphans += usize::from(!paired);
+                let forward = entries.get(&entry.forward_key());
+                if forward.is_some_and(|f| Word::from_raw(f.word).pairs_with(word)) {
+                    paired.insert(entry.forward_key());
+                } else {
+                    self.orphans += 1;
+                }
                 continue;
             }
             self.forward += 1;
-            self.widows += usize::from(entry.other.protocol() == key.protocol() && !paired);
+            nat += usize::from(entry.virtual_end != K::NOWHERE);
             let counts = self.counts.entry(word.real_server()).or_default();
             if ipvs::is_active(word.state().name()) {
                 counts.0 += 1;
@@ -63,7 +73,7 @@ impl Census {
                 counts.1 += 1;
             }
         }
-        Ok(())
+        self.widows += nat - paired.len();
     }
 
     /// By how much the program's counts of these real servers are off, and how far below zero.
@@ -75,21 +85,5 @@ impl Census {
             drift += kept.0.abs_diff(found.0) + kept.1.abs_diff(found.1);
         }
         Ok(drift)
-    }
-}
-
-/// Every entry of a table that is not changing.
-pub(crate) fn all<K: ConnKey + Hash + Eq>(map: &Map) -> Result<HashMap<K, ConnEntry<K>>> {
-    let room = map.entries() as usize;
-    let (mut keys, mut values) = (vec![K::ZERO; room], vec![ConnEntry::<K>::ZERO; room]);
-    let mut found = HashMap::new();
-    let mut cursor = sys::Cursor::default();
-    loop {
-        let (count, last) =
-            sys::lookup_batch(map.fd().as_fd(), &mut cursor, &mut keys, &mut values)?;
-        found.extend(keys[..count].iter().copied().zip(values[..count].iter().copied()));
-        if last {
-            return Ok(found);
-        }
     }
 }

@@ -158,7 +158,7 @@ fn read4(packet: &[u8], _base: usize) -> Option<Packet> {
     let (more, offset) = (head[6] & 0x20 != 0, number(head, 6)? & 0x1fff);
     let total = usize::from(number(head, 2)?);
     let part = part(offset, more, head[9]);
-    if head[9] != 6 && head[9] != 17 {
+    if ![1, 6, 17].contains(&head[9]) {
         return None;
     }
     finish(packet, (head[9], length, total), part, &head[12..16], &head[16..20])

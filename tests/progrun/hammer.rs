@@ -67,6 +67,7 @@ fn one_flow_that_begins_on_two_cpus_at_once_is_one_whole_connection() {
                 let counters = rig.counters()?;
                 ensure!(census.drift(rig, &indices)? == 0, "{census:?}");
                 ensure!(census.widows + census.orphans == 0, "{census:?} {counters:?}");
+                ensure!(census.twice + census.busy == 0, "{census:?} {counters:?}");
                 ensure!(census.forward == expected, "{census:?} {counters:?}");
             }
         }
@@ -161,6 +162,7 @@ fn hammer(way: Way, time: Duration, at_least: u64) {
         let drift = census.drift(rig, &indices)?;
         ensure!(drift == 0, "the counts are off by {drift}: {census:?}");
         ensure!(census.widows == 0, "nat connections without replies: {census:?}");
+        ensure!(census.twice + census.busy == 0, "keys twice, or claims left: {census:?}");
         // Nothing is used any more: all of it ends, and every half with it.
         std::thread::sleep(Duration::from_millis(1500));
         for _ in 0..4 {
@@ -169,7 +171,7 @@ fn hammer(way: Way, time: Duration, at_least: u64) {
             std::thread::sleep(Duration::from_millis(400));
         }
         let census = Census::take(rig)?;
-        ensure!(census.forward + census.replies + census.closed == 0, "left: {census:?}");
+        ensure!(census.forward + census.replies + census.busy == 0, "left: {census:?}");
         ensure!(census.drift(rig, &indices)? == 0, "counts of nothing are not zero");
         Ok(())
     });

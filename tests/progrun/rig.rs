@@ -14,12 +14,13 @@ use harness::labdir::LabDir;
 use harness::netns::Netns;
 use harness::stub::Stub;
 use lb_common::abi;
-use lb_common::conn::{ConnEntry4, ConnEntry6, ConnKey, ConnKey4, ConnKey6, State, Timeouts, Word};
-use lb_common::pod::{Address, Pod, bytes_of, from_bytes, mapped};
+use lb_common::conn::{ConnEntry, ConnKey, ConnKey4, ConnKey6, State, Timeouts, Word};
+use lb_common::pod::{Address, bytes_of, from_bytes, mapped};
 use lb_common::service::{Config, Interface, PerCpu, Traffic};
+use lb_common::table::SLOTS;
 use lb_common::verdict::{COUNTERS, Counter, CounterKind};
 use lb_common::wire::Link;
-use lb_user::dataplane::bpf::{Dataplane, Options};
+use lb_user::dataplane::bpf::{ConnTable, ConnTables, Dataplane, Options};
 use lb_user::plan::{MapOp, Settings};
 
 use crate::frames::{Frame, L4, Mac, hex};
@@ -53,6 +54,7 @@ pub(crate) struct Rig {
     expire: OwnedFd,
     conn4: Map,
     conn6: Map,
+    tables: ConnTables,
     counters: Map,
     config_map: Map,
     config: Config,
@@ -107,9 +109,9 @@ impl Rig {
         };
         let (conn4, conn6) = (open(abi::MAP_CONN4)?, open(abi::MAP_CONN6)?);
         let (counters, config_map) = (open(abi::MAP_COUNTERS)?, open(abi::MAP_CONFIG)?);
+        let tables = dataplane.tables().connections();
         let hz = dataplane.clock().hz();
-        let config =
-            Config { heartbeat: 0, heartbeat_max: hz * 3600, hz, flood_limit: 0, flags: 0 };
+        let config = Config { heartbeat_max: hz * 3600, hz, ..Config::zeroed() };
         let (forward, expire) =
             (dataplane.program(abi::PROGRAM_FORWARD)?, dataplane.program(abi::PROGRAM_EXPIRE)?);
         let timeouts = MapOp::SetTimeouts { profile: 0, value: default_timeouts(hz) };
@@ -121,6 +123,7 @@ impl Rig {
             expire,
             conn4,
             conn6,
+            tables,
             counters,
             config_map,
             config,
@@ -177,15 +180,20 @@ impl Rig {
     /// The kernel's time, by its own program, which is also a heartbeat.
     pub(crate) fn jiffies(&self) -> Result<u64> {
         self.dataplane.beat()?;
+        Ok(self.config()?.heartbeat)
+    }
+
+    /// The program's configuration as it is in its map.
+    fn config(&self) -> Result<Config> {
         let mut bytes = vec![0; size_of::<Config>()];
         ensure!(self.config_map.read(&0u32.to_ne_bytes(), &mut bytes)?, "no configuration");
-        let config: Config = from_bytes(&bytes).context("a short value")?;
-        Ok(config.heartbeat)
+        from_bytes(&bytes).context("a short value")
     }
 
     /// Makes the last heartbeat `age` jiffies old.
     pub(crate) fn age_heartbeat(&self, age: u64) -> Result<()> {
-        let config = Config { heartbeat: self.jiffies()? - age, ..self.config };
+        let seed = self.config()?.seed;
+        let config = Config { heartbeat: self.jiffies()? - age, seed, ..self.config };
         Ok(self.config_map.write(&0u32.to_ne_bytes(), bytes_of(&config))?)
     }
 
@@ -278,42 +286,32 @@ impl Rig {
 impl Rig {
     /// The entry of the connection that a frame belongs to, as the family-independent part of it.
     pub(crate) fn entry(&self, frame: &Frame) -> Result<Option<Entry>> {
-        match conn_key(frame) {
-            Key::V4(key) => self.entry_under::<ConnKey4, ConnEntry4>(&self.conn4, &key),
-            Key::V6(key) => self.entry_under::<ConnKey6, ConnEntry6>(&self.conn6, &key),
-        }
-    }
-
-    fn entry_under<K: ConnKey, E: Pod + Into<Entry>>(
-        &self,
-        map: &Map,
-        key: &K,
-    ) -> Result<Option<Entry>> {
-        let mut bytes = vec![0; map.value_size()];
-        if !map.read(bytes_of(key), &mut bytes)? {
-            return Ok(None);
-        }
-        Ok(Some(from_bytes::<E>(&bytes).context("a short value")?.into()))
-    }
-
-    /// Deletes the entry of the connection that a frame belongs to, past all counting.
-    pub(crate) fn remove(&self, frame: &Frame) -> Result<bool> {
         Ok(match conn_key(frame) {
-            Key::V4(key) => self.conn4.delete(bytes_of(&key))?,
-            Key::V6(key) => self.conn6.delete(bytes_of(&key))?,
+            Key::V4(key) => self.tables.0.find(&key).map(|(_, entry)| entry.into()),
+            Key::V6(key) => self.tables.1.find(&key).map(|(_, entry)| entry.into()),
         })
+    }
+
+    /// Frees the slot of the connection that a frame belongs to, past all counting.
+    pub(crate) fn remove(&self, frame: &Frame) -> Result<bool> {
+        let is_there = self.entry(frame)?.is_some();
+        if is_there {
+            self.change(frame, |entry| entry.word = 0)?;
+        }
+        Ok(is_there)
     }
 
     /// Rewrites when the connection of a frame was last used; the word stays.
     pub(crate) fn set_seen(&self, frame: &Frame, seen: u64) -> Result<()> {
-        let (map, key) = match conn_key(frame) {
-            Key::V4(key) => (&self.conn4, bytes_of(&key).to_vec()),
-            Key::V6(key) => (&self.conn6, bytes_of(&key).to_vec()),
-        };
-        let mut bytes = vec![0; map.value_size()];
-        ensure!(map.read(&key, &mut bytes)?, "no entry to change");
-        bytes[8..16].copy_from_slice(&seen.to_ne_bytes());
-        Ok(map.write(&key, &bytes)?)
+        self.change(frame, |entry| entry.seen = seen)
+    }
+
+    /// Rewrites the entry of a frame's connection. Nothing else may run meanwhile.
+    fn change(&self, frame: &Frame, change: impl FnOnce(&mut Change)) -> Result<()> {
+        match conn_key(frame) {
+            Key::V4(key) => change_in(&self.conn4, &self.tables.0, &key, change),
+            Key::V6(key) => change_in(&self.conn6, &self.tables.1, &key, change),
+        }
     }
 
     /// Makes the connection of a frame `jiffies` older than it is now.
@@ -323,9 +321,34 @@ impl Rig {
     }
 
     /// The connection tables, IPv4 and IPv6.
-    pub(crate) fn tables(&self) -> (&Map, &Map) {
-        (&self.conn4, &self.conn6)
+    pub(crate) fn tables(&self) -> &ConnTables {
+        &self.tables
     }
+}
+
+/// What a test may change of an entry.
+struct Change {
+    word: u64,
+    seen: u64,
+}
+
+/// Rewrites a part of an entry by its bucket, the element of the map.
+fn change_in<K: ConnKey>(
+    map: &Map,
+    table: &ConnTable<K>,
+    key: &K,
+    change: impl FnOnce(&mut Change),
+) -> Result<()> {
+    let (slot, entry) = table.find(key).context("no entry to change")?;
+    let bucket = (slot / SLOTS as u64) as u32;
+    let mut bytes = vec![0; map.value_size()];
+    ensure!(map.read(&bucket.to_ne_bytes(), &mut bytes)?, "no such bucket");
+    let mut part = Change { word: entry.word, seen: entry.seen };
+    change(&mut part);
+    let at = slot as usize % SLOTS * size_of::<ConnEntry<K>>() + size_of::<K>();
+    bytes[at..at + 8].copy_from_slice(&part.word.to_ne_bytes());
+    bytes[at + 8..at + 16].copy_from_slice(&part.seen.to_ne_bytes());
+    Ok(map.write(&bucket.to_ne_bytes(), &bytes)?)
 }
 
 /// Checks of one frame.
@@ -392,7 +415,6 @@ pub(crate) struct Entry {
     pub(crate) word: Word,
     pub(crate) seen: u64,
     pub(crate) last_hop: Link,
-    pub(crate) service: u32,
 }
 
 impl Entry {
@@ -401,17 +423,9 @@ impl Entry {
     }
 }
 
-impl From<ConnEntry4> for Entry {
-    fn from(e: ConnEntry4) -> Self {
-        let word = Word::from_raw(e.word);
-        Self { word, seen: e.seen, last_hop: e.last_hop, service: e.service }
-    }
-}
-
-impl From<ConnEntry6> for Entry {
-    fn from(e: ConnEntry6) -> Self {
-        let word = Word::from_raw(e.word);
-        Self { word, seen: e.seen, last_hop: e.last_hop, service: e.service }
+impl<K: ConnKey> From<ConnEntry<K>> for Entry {
+    fn from(e: ConnEntry<K>) -> Self {
+        Self { word: Word::from_raw(e.word), seen: e.seen, last_hop: e.last_hop }
     }
 }
 

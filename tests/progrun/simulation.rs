@@ -121,7 +121,10 @@ impl World {
                 let census = Census::take(rig)?;
                 let own = (census.forward - others.forward, census.replies - others.replies);
                 ensure!(own == model.sizes(), "{own:?} entries, the model has {:?}", model.sizes());
-                ensure!(census.orphans + census.widows + census.closed == 0, "{census:?}");
+                ensure!(
+                    census.orphans + census.widows + census.busy + census.twice == 0,
+                    "{census:?}"
+                );
             }
             Ok(())
         });

@@ -33,7 +33,9 @@ fn a_sweep_of_200_000_connections_takes_less_than_a_second_of_cpu() {
         let mut sweeper = Sweeper::new(&mut rig.dataplane)?;
         let quiet = sweeper.pass(|_| {})?;
         println!("nothing over: {:?} of CPU for {} connections", quiet.cpu, quiet.connections);
-        ensure!(quiet.connections == CONNECTIONS && quiet.proposed == 0, "{quiet:?}");
+        // Reply halves may be proposed when filling took long; none is over.
+        ensure!(quiet.connections == CONNECTIONS, "{quiet:?}");
+        ensure!(rig.counters()?["connections_expired"] == 0, "{:?}", rig.counters()?);
         ensure!(quiet.cpu < Duration::from_secs(1), "{quiet:?}");
         // All of them are over at once.
         for service in &mut services {

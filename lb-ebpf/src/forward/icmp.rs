@@ -163,7 +163,7 @@ fn client<K: Stage>(
         &asked
     };
     let mut frame = Frame::new(ctx.ctx);
-    let to = (entry.other.destination_words(), entry.other.ports().1);
+    let to = K::parts_of(&entry.virtual_end);
     if let Err(unfit) = K::translate(&mut frame, packet, quoted, End::Source, to) {
         return drop(unfit);
     }

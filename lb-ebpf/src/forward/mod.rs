@@ -79,8 +79,8 @@ pub fn to_client<K: Table>(
     // SAFETY: a value of the table. If it is used anew this moment, the packet's connection had
     // ended and the packet is lost either way.
     let entry = unsafe { &*entry };
-    let (_, virtual_port) = entry.other.ports();
-    let from = (&entry.last_hop, entry.other.destination_words(), virtual_port);
+    let (address, port) = K::parts_of(&entry.virtual_end);
+    let from = (&entry.last_hop, address, port);
     back(ctx, frame, packet, index, from)
 }
 

@@ -83,7 +83,7 @@ fn answer<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>, mtu: u32) -> Option<()
     if cut > 0 || unsafe { bpf_xdp_adjust_tail(ctx, cut as i32) } != 0 {
         return None;
     }
-    if move_head(ctx, packet.tags.count, &link, Room::new(K::ROOM, K::ETHERTYPE)) != 0 {
+    if move_head(ctx, packet.tags.count, &link, Room::new(K::HEADERS, K::ETHERTYPE)) != 0 {
         return None;
     }
     let at = ETHERNET_LEN + Tags::len(packet.tags.count);

@@ -350,18 +350,11 @@ impl Controller {
             return request.answer(Ok(Document::Connections(none)));
         };
         let clock = engine.dataplane().clock();
-        let reader = match Reader::new(engine.dataplane()) {
-            Ok(reader) => reader,
-            Err(error) => return request.answer(Err(failed(&error))),
-        };
+        let reader = Reader::new(engine.dataplane(), names.real_servers.iter());
         tokio::task::spawn_blocking(move || {
-            let rows = reader.read(limit, |id| wanted.is_none_or(|wanted| wanted == id));
-            request.answer(match rows {
-                Ok((rows, total)) => {
-                    Ok(Document::Connections(report::connections(rows, total, &names, clock)))
-                }
-                Err(error) => Err(failed(&error)),
-            });
+            let (rows, total) = reader.read(limit, |id| wanted.is_none_or(|wanted| wanted == id));
+            let document = report::connections(rows, total, &names, clock);
+            request.answer(Ok(Document::Connections(document)));
         });
     }
 

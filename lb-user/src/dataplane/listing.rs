@@ -2,14 +2,14 @@
 //!
 //! Must not know: names of services, how a connection is shown.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use lb_common::conn::{ConnEntry, ConnKey, ConnKey4, ConnKey6, PROVISIONAL, REPLY, State, Word};
+use lb_common::conn::{ConnEntry, ConnKey, PROVISIONAL, REPLY, State, Word};
 use lb_common::pod::Address;
+use lb_common::service::RealServer;
 
-use super::bpf::Dataplane;
-use super::sweep::walk;
+use super::bpf::{ConnTable, ConnTables, Dataplane};
 
 /// One connection.
 #[derive(Clone, Debug)]
@@ -36,71 +36,62 @@ pub struct Row {
     pub timeout_index: usize,
 }
 
-/// Descriptors to read from, for a thread that may block.
+/// What the rows are read from, for a thread that may block.
 #[derive(Debug)]
 pub struct Reader {
-    conn4: OwnedFd,
-    conn6: OwnedFd,
+    tables: ConnTables,
+    /// A connection's service is its real server's.
+    services: BTreeMap<u32, u32>,
 }
 
 impl Reader {
-    /// A reader of this data plane.
-    ///
-    /// # Errors
-    /// When no descriptor is left.
-    pub fn new(dataplane: &mut Dataplane) -> anyhow::Result<Self> {
-        let (conn4, conn6) = dataplane.tables().connection_maps()?;
-        Ok(Self { conn4, conn6 })
+    /// A reader of this data plane, in which these real servers are installed, by index. A server
+    /// stays installed as long as any entry names it.
+    pub fn new<'a>(
+        dataplane: &mut Dataplane,
+        servers: impl Iterator<Item = (&'a u32, &'a RealServer)>,
+    ) -> Self {
+        let services = servers.map(|(index, server)| (*index, server.service)).collect();
+        Self { tables: dataplane.tables().connections(), services }
     }
 
     /// At most `limit` connections of the services that `wanted` says, and how many there are.
-    ///
-    /// # Errors
-    /// When a table cannot be read.
-    pub fn read(
-        &self,
-        limit: usize,
-        wanted: impl Fn(u32) -> bool,
-    ) -> anyhow::Result<(Vec<Row>, u64)> {
-        let mut found = Found { rows: Vec::new(), total: 0, limit };
-        found.add::<ConnKey4>(self.conn4.as_fd(), &wanted)?;
-        found.add::<ConnKey6>(self.conn6.as_fd(), &wanted)?;
-        Ok((found.rows, found.total))
+    pub fn read(&self, limit: usize, wanted: impl Fn(u32) -> bool) -> (Vec<Row>, u64) {
+        let mut found = Found { services: &self.services, rows: Vec::new(), total: 0, limit };
+        found.add(&self.tables.0, &wanted);
+        found.add(&self.tables.1, &wanted);
+        (found.rows, found.total)
     }
 }
 
-struct Found {
+struct Found<'a> {
+    services: &'a BTreeMap<u32, u32>,
     rows: Vec<Row>,
     total: u64,
     limit: usize,
 }
 
-impl Found {
-    fn add<K: ConnKey>(
-        &mut self,
-        map: BorrowedFd<'_>,
-        wanted: &impl Fn(u32) -> bool,
-    ) -> anyhow::Result<()> {
-        walk::<K>(map, |keys, entries| {
-            for (key, entry) in keys.iter().zip(entries) {
-                let word = Word::from_raw(entry.word);
-                if word.has(REPLY) || word.is_closed() || !wanted(entry.service) {
-                    continue;
-                }
-                self.total += 1;
-                if self.rows.len() < self.limit {
-                    self.rows.push(row(key, entry, word));
-                }
+impl Found<'_> {
+    fn add<K: ConnKey>(&mut self, table: &ConnTable<K>, wanted: &impl Fn(u32) -> bool) {
+        table.walk(0..table.buckets(), |entry| {
+            let word = Word::from_raw(entry.word);
+            let service = self.services.get(&word.real_server());
+            let Some(&service) = service.filter(|id| !word.has(REPLY) && wanted(**id)) else {
+                return;
+            };
+            self.total += 1;
+            if self.rows.len() < self.limit {
+                self.rows.push(row(entry, service));
             }
-            Ok(true)
-        })
+        });
     }
 }
 
-fn row<K: ConnKey>(key: &K, entry: &ConnEntry<K>, word: Word) -> Row {
+fn row<K: ConnKey>(entry: &ConnEntry<K>, service: u32) -> Row {
+    let (key, word) = (&entry.key, Word::from_raw(entry.word));
     let (source_port, destination_port) = key.ports();
     Row {
-        service: entry.service,
+        service,
         protocol: key.protocol(),
         client: (ip(&key.source()), source_port),
         virtual_end: (ip(&key.destination()), destination_port),

@@ -1,6 +1,6 @@
 //! The sweep: walks the connection tables, proposes what is over, and recounts.
 //!
-//! It only reads. Keys whose time is up go to the kernel's expire program in batches; that program
+//! It only reads, and passes over the regions that were empty and had no insert since. Keys whose time is up go to the kernel's expire program in batches; that program
 //! looks again and closes. The recount is compared with the kernel's counts: a real server whose
 //! counts stood still during two passes and differ from both recounts has drifted.
 //!
@@ -8,30 +8,39 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lb_common::conn::{ABANDONED, ConnEntry, ConnKey, ConnKey4, ConnKey6, DEAD, REPLY, Word};
+use lb_common::conn::{ConnEntry, ConnKey, ConnKey4, ConnKey6, REPLY, Word};
 use lb_common::expire::{BATCH, BatchHead};
 use lb_common::pod;
 use lb_common::service::GENERATION_MASK;
 
-use super::bpf::{Clock, Dataplane, sys};
+use super::bpf::{Clock, ConnTable, Dataplane, sys};
 use crate::plan::sweep::{Counted, Recount, Verdict, judge};
 
-/// Entries that are read at once.
-const CHUNK: usize = 4096;
+/// Regions that are read at once: 4096 slots, a fraction of a millisecond.
+const SLICE: usize = 64;
 
 /// What a sweep works on.
 pub struct Sweeper {
-    conn4: OwnedFd,
-    conn6: OwnedFd,
+    conn4: Walked<ConnKey4>,
+    conn6: Walked<ConnKey6>,
     expire: OwnedFd,
     view: View,
     clock: Clock,
     recount: Recount,
     /// Real servers that earlier passes met: one without entries is to be compared as well.
     met: BTreeSet<u32>,
+}
+
+/// A table, and what the last pass knew of its regions.
+struct Walked<K> {
+    table: Arc<ConnTable<K>>,
+    /// For a region in which nothing was found: the inserts into it before it was looked at. As
+    /// long as that stays, nothing is there.
+    empty: Vec<Option<u64>>,
 }
 
 /// The small maps that decide whether an entry is over, by their pins.
@@ -64,10 +73,10 @@ impl Sweeper {
     /// # Errors
     /// When maps cannot be opened.
     pub fn new(dataplane: &mut Dataplane) -> anyhow::Result<Self> {
-        let (conn4, conn6) = dataplane.tables().connection_maps()?;
+        let (conn4, conn6) = dataplane.tables().connections();
         Ok(Self {
-            conn4,
-            conn6,
+            conn4: Walked::new(conn4),
+            conn6: Walked::new(conn6),
             expire: dataplane.program(lb_common::abi::PROGRAM_EXPIRE)?,
             view: View::open(dataplane.directory())?,
             clock: dataplane.clock(),
@@ -94,8 +103,8 @@ impl Sweeper {
         for &index in &self.met {
             pass.servers.insert(index, self.view.server(index)?);
         }
-        pass.table::<ConnKey4>(self.conn4.as_fd(), 4, &mut pause)?;
-        pass.table::<ConnKey6>(self.conn6.as_fd(), 6, &mut pause)?;
+        pass.table(&mut self.conn4, 4, &mut pause)?;
+        pass.table(&mut self.conn6, 6, &mut pause)?;
         let mut counted = BTreeMap::new();
         for (&index, server) in &pass.servers {
             let after = self.view.counts(index)?;
@@ -128,38 +137,57 @@ struct Pass<'a> {
     report: Report,
 }
 
+impl<K: ConnKey> Walked<K> {
+    fn new(table: Arc<ConnTable<K>>) -> Self {
+        let empty = vec![None; table.regions() as usize];
+        Self { table, empty }
+    }
+}
+
 impl Pass<'_> {
     fn table<K: ConnKey>(
         &mut self,
-        map: BorrowedFd<'_>,
+        walked: &mut Walked<K>,
         family: u32,
         pause: &mut impl FnMut(Duration),
     ) -> anyhow::Result<()> {
+        let table = &walked.table;
         let mut over = Vec::new();
-        walk::<K>(map, |keys, entries| {
+        for (slice, known) in (0u32..).step_by(SLICE).zip(walked.empty.chunks_mut(SLICE)) {
             let began = Instant::now();
             let now = self.clock.now();
-            for (key, entry) in keys.iter().zip(entries) {
-                if self.is_over(entry, now)? {
-                    over.push(*key);
+            let mut met = false;
+            for (region, known) in (slice..).zip(known) {
+                let inserts = table.inserts(region);
+                if *known == Some(inserts) {
+                    continue;
                 }
+                let mut failed = Ok(());
+                let found =
+                    table.walk(table.region(region), |entry| match self.is_over(entry, now) {
+                        Ok(true) => over.push(entry.key),
+                        Ok(false) => {}
+                        Err(error) => failed = Err(error),
+                    });
+                failed?;
+                *known = (found == 0).then_some(inserts);
+                met = true;
             }
             for batch in over.chunks(BATCH as usize) {
                 propose(self.expire, family, batch)?;
             }
             self.report.proposed += over.len() as u64;
             over.clear();
-            pause(began.elapsed());
-            Ok(true)
-        })
+            if met {
+                pause(began.elapsed());
+            }
+        }
+        Ok(())
     }
 
     /// Counts an entry and says whether it is to be proposed.
     fn is_over<K: ConnKey>(&mut self, entry: &ConnEntry<K>, now: u64) -> anyhow::Result<bool> {
         let word = Word::from_raw(entry.word);
-        if word.has(DEAD) {
-            return Ok(false);
-        }
         let index = word.real_server();
         if !self.servers.contains_key(&index) {
             let server = self.view.server(index)?;
@@ -167,9 +195,6 @@ impl Pass<'_> {
         }
         let server = self.servers.get_mut(&index).context("a server that was just put in")?;
         self.report.seen.insert(index);
-        if word.has(ABANDONED) {
-            return Ok(true);
-        }
         let verdict =
             judge(word, entry.seen, now, server.generation, &server.timeouts, self.clock.hz());
         if !word.has(REPLY) {
@@ -208,35 +233,6 @@ impl View {
             timeouts: self.timeouts.get(&element.timeouts, 0).context("read timeouts")?,
             counted: Counted { before: self.counts(index)?, ..Counted::default() },
         })
-    }
-}
-
-/// Walks a connection table in chunks, until `each` says false or it is over.
-///
-/// # Errors
-/// When it cannot be read, or `each` fails.
-pub(super) fn walk<K: ConnKey>(
-    map: BorrowedFd<'_>,
-    mut each: impl FnMut(&[K], &[ConnEntry<K>]) -> anyhow::Result<bool>,
-) -> anyhow::Result<()> {
-    let mut room = CHUNK;
-    let mut keys = vec![K::ZERO; room];
-    let mut entries = vec![ConnEntry::<K>::ZERO; room];
-    let mut cursor = sys::Cursor::default();
-    loop {
-        match sys::lookup_batch(map, &mut cursor, &mut keys, &mut entries) {
-            Ok((count, last)) => {
-                if !each(&keys[..count], &entries[..count])? || last {
-                    return Ok(());
-                }
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
-                room *= 2;
-                keys.resize(room, K::ZERO);
-                entries.resize(room, ConnEntry::ZERO);
-            }
-            Err(error) => return Err(error).context("read a connection table"),
-        }
     }
 }
 

@@ -43,7 +43,7 @@ const TABLES: [Table; 2] = [
             &["key"],
             &["wire"],
             &["access", "conn", "decap", "encap", "fragment", "rewrite", "service", "expire"],
-            &["detour", "icmp", "sched"],
+            &["detour", "icmp", "sched", "table"],
         ],
         peers: &[],
     },

@@ -2,15 +2,19 @@
 //!
 //! Must not know: which interfaces, which services.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use aya::maps::{MapData, ProgramArray};
+use aya::maps::{Array, Map, MapData, ProgramArray};
 use aya::programs::Xdp;
 use aya::{Ebpf, EbpfLoader};
-use lb_common::abi;
+use lb_common::hash::TableSeed;
+use lb_common::service::Config;
+use lb_common::table::{self, TableShape};
+use lb_common::{abi, pod};
 
 use super::attach::Entry;
 use super::clock::{Clock, beat};
@@ -105,20 +109,49 @@ fn is_complete(directory: &Path) -> anyhow::Result<bool> {
 }
 
 fn load_object(directory: &Path, options: &Options, adopted: bool) -> anyhow::Result<Ebpf> {
-    let halves = options.connections.saturating_mul(2);
     let mut loader = EbpfLoader::new();
     for name in abi::MAPS {
         loader.map_pin_path(name, directory.join(name));
     }
+    let (buckets, known) = if adopted {
+        let slots = MapData::from_pin(directory.join(abi::MAP_CONN4))?;
+        (slots.info()?.max_entries(), seed_of(directory)?)
+    } else {
+        (table::buckets_for(options.connections), TableSeed::zeroed())
+    };
+    // A daemon that ended before it had written a seed put nothing into the tables either.
+    let seed = if known.multiply == 0 { new_seed()? } else { known };
+    let shape = TableShape { seed, buckets, pad: 0 };
+    loader.override_global(abi::GLOBAL_TABLE, &shape, true);
     for name in [abi::MAP_CONN4, abi::MAP_CONN6] {
-        let entries = if adopted {
-            MapData::from_pin(directory.join(name))?.info()?.max_entries()
-        } else {
-            halves
-        };
-        loader.map_max_entries(name, entries);
+        loader.map_max_entries(name, buckets);
     }
-    loader.load(OBJECT).map_err(explain)
+    for name in [abi::MAP_INSERTS4, abi::MAP_INSERTS6] {
+        loader.map_max_entries(name, table::regions_of(buckets));
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(explain)?;
+    if seed != known {
+        let map = ebpf.map_mut(abi::MAP_CONFIG).context("the object has no configuration map")?;
+        let mut config: Array<&mut MapData, Config> = map.try_into()?;
+        config.set(0, Config { seed, ..Config::zeroed() }, 0).context("write the tables' seed")?;
+    }
+    Ok(ebpf)
+}
+
+/// The seed of tables that are there.
+fn seed_of(directory: &Path) -> anyhow::Result<TableSeed> {
+    let map = Map::Array(MapData::from_pin(directory.join(abi::MAP_CONFIG))?);
+    let config: Array<MapData, Config> = map.try_into()?;
+    Ok(config.get(&0, 0).context("read the seed of the connection tables")?.seed)
+}
+
+/// A seed that nobody can know.
+fn new_seed() -> anyhow::Result<TableSeed> {
+    let mut bytes = [0; 16];
+    let mut random = File::open("/dev/urandom").context("open /dev/urandom")?;
+    random.read_exact(&mut bytes).context("read /dev/urandom")?;
+    let [add, multiply] = pod::from_bytes(&bytes).unwrap_or([1, 1]);
+    Ok(TableSeed { add, multiply: multiply | 1 })
 }
 
 /// Turns the errors that an operator meets into what to do about them.

@@ -5,11 +5,12 @@
 //! maps and links are pinned; [`remove`] is what ends it.
 //!
 //! Must not know: YAML, health, why a map changes.
-#![allow(unsafe_code)] // System calls that aya has no safe form of (`sys`).
+#![allow(unsafe_code)] // System calls that aya has no safe form of (`sys`, `connections`).
 
 mod access;
 mod attach;
 mod clock;
+mod connections;
 mod decap;
 mod load;
 mod namespace;
@@ -27,13 +28,14 @@ use aya::Ebpf;
 pub use access::{Denials, Lists};
 pub use attach::{Attached, Entry, Mode};
 pub use clock::Clock;
+pub use connections::ConnTable;
 pub use decap::Decapsulator;
 pub use load::Options;
 pub use namespace::network_namespace;
 pub use pins::{Lock, is_on_bpffs, remove};
 pub use rerun::{Detours, Rerun, Verdict};
-pub use tables::Tables;
 pub(crate) use tables::add;
+pub use tables::{ConnTables, Tables};
 
 /// The system's error number behind an error, if there is one.
 fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {

@@ -66,12 +66,12 @@ struct TestAttr {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cursor(Option<[u64; 8]>);
 
-/// Reads the next entries of a hash map into `keys` and `values`, which are equally long. Gives
+/// Reads the next elements of a map into `keys` and `values`, which are equally long. Gives
 /// how many there are, and whether the walk is over. Entries that come and go meanwhile may be
 /// missed; none is given twice unless it was made anew.
 ///
 /// # Errors
-/// ENOSPC when one bucket holds more entries than fit; anything else is a kernel error.
+/// The kernel's.
 pub fn lookup_batch<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     cursor: &mut Cursor,

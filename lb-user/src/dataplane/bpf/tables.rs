@@ -4,21 +4,25 @@
 //! Must not know: why a map changes.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use anyhow::Context;
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use lb_common::abi;
-use lb_common::conn::{ConnectionCounts, Timeouts};
+use lb_common::conn::{ConnKey, ConnKey4, ConnKey6, ConnectionCounts, Timeouts};
+use lb_common::hash::TableSeed;
 use lb_common::pod::{Address, Pod};
 use lb_common::service::{Config, Event, Interface, RealServer, ServiceEntry, ServiceKey, Traffic};
+use lb_common::table;
 use lb_common::verdict::Counter;
 
 use super::access::Lists;
+use super::connections::ConnTable;
 use super::sys;
 use crate::plan::{MapOp, Parts, Settings};
 
-/// Open maps. The connection tables are read by `sweep` and `listing` through descriptors.
+/// Open maps.
 pub struct Tables {
     services: HashMap<MapData, ServiceKey, ServiceEntry>,
     real_servers: Array<MapData, RealServer>,
@@ -35,11 +39,12 @@ pub struct Tables {
     interfaces: Array<MapData, Interface>,
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
-    conn4: MapData,
-    conn6: MapData,
-    capacity: u32,
     lists: Lists,
+    connections: ConnTables,
 }
+
+/// The connection tables, IPv4 and IPv6, which several threads may read.
+pub type ConnTables = (Arc<ConnTable<ConnKey4>>, Arc<ConnTable<ConnKey6>>);
 
 /// Descriptors of arrays that are read whole.
 struct ArrayFds {
@@ -62,8 +67,7 @@ macro_rules! take {
 
 impl Tables {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let conn4 = connection_map(ebpf, abi::MAP_CONN4)?;
-        let conn6 = connection_map(ebpf, abi::MAP_CONN6)?;
+        let config: Array<MapData, Config> = take!(ebpf, abi::MAP_CONFIG);
         let slots_fd = array_fd(ebpf, abi::MAP_SLOTS)?;
         let fds = ArrayFds {
             real_servers: array_fd(ebpf, abi::MAP_REAL_SERVERS)?,
@@ -71,7 +75,9 @@ impl Tables {
             timeouts: array_fd(ebpf, abi::MAP_TIMEOUTS)?,
             filter: array_fd(ebpf, abi::MAP_FILTER)?,
         };
-        let capacity = conn4.info()?.max_entries() / 2;
+        let seed = config.get(&0, 0).context("read the configuration map")?.seed;
+        let conn4 = connection_table(ebpf, (abi::MAP_CONN4, abi::MAP_INSERTS4), seed)?;
+        let conn6 = connection_table(ebpf, (abi::MAP_CONN6, abi::MAP_INSERTS6), seed)?;
         Ok(Self {
             services: take!(ebpf, abi::MAP_SERVICES),
             real_servers: take!(ebpf, abi::MAP_REAL_SERVERS),
@@ -82,31 +88,25 @@ impl Tables {
             cursors: take!(ebpf, abi::MAP_CURSORS),
             retired: take!(ebpf, abi::MAP_RETIRED),
             timeouts: take!(ebpf, abi::MAP_TIMEOUTS),
-            config: take!(ebpf, abi::MAP_CONFIG),
+            config,
             filter: take!(ebpf, abi::MAP_FILTER),
             vips: take!(ebpf, abi::MAP_VIPS),
             interfaces: take!(ebpf, abi::MAP_INTERFACES),
             counters: take!(ebpf, abi::MAP_COUNTERS),
             events: take!(ebpf, abi::MAP_EVENTS),
-            conn4,
-            conn6,
-            capacity,
             lists: Lists::take(ebpf)?,
+            connections: (Arc::new(conn4), Arc::new(conn6)),
         })
     }
 
     /// Connections that fit, per family.
     pub fn capacity(&self) -> u32 {
-        self.capacity
+        table::connections_in(self.connections.0.buckets())
     }
 
-    /// Descriptors of the connection tables, IPv4 and IPv6.
-    ///
-    /// # Errors
-    /// When no descriptor is left.
-    pub fn connection_maps(&self) -> anyhow::Result<(OwnedFd, OwnedFd)> {
-        let copy = |map: &MapData| map.fd().as_fd().try_clone_to_owned();
-        Ok((copy(&self.conn4)?, copy(&self.conn6)?))
+    /// The connection tables, IPv4 and IPv6.
+    pub fn connections(&self) -> ConnTables {
+        self.connections.clone()
     }
 
     /// The access lists.
@@ -264,8 +264,11 @@ impl Tables {
             MapOp::RemovePrefixes { list, prefixes } => self.lists.remove(*list, prefixes)?,
             MapOp::SetDenial { prefix, denial } => self.lists.set(prefix, *denial)?,
             MapOp::SetConfig(settings) => {
+                let Config { heartbeat, seed, .. } =
+                    self.config.get(&0, 0).context("read the configuration map")?;
                 let value = Config {
-                    heartbeat: self.heartbeat()?,
+                    heartbeat,
+                    seed,
                     heartbeat_max: settings.heartbeat_max,
                     hz: settings.hz,
                     flood_limit: settings.flood_limit,
@@ -312,11 +315,18 @@ fn array_fd(ebpf: &Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
     }
 }
 
-fn connection_map(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<MapData> {
-    match ebpf.take_map(name) {
-        Some(Map::HashMap(map)) => Ok(map),
-        _ => anyhow::bail!("the object has no hash map {name}"),
-    }
+fn connection_table<K: ConnKey>(
+    ebpf: &mut Ebpf,
+    (slots, inserts): (&str, &str),
+    seed: TableSeed,
+) -> anyhow::Result<ConnTable<K>> {
+    let mut take = |name: &str| match ebpf.take_map(name) {
+        Some(Map::Array(map)) => Ok(map),
+        _ => anyhow::bail!("the object has no array map {name}"),
+    };
+    let (slots, inserts) = (take(slots)?, take(inserts)?);
+    let sizes = (slots.info()?.max_entries(), inserts.info()?.max_entries());
+    ConnTable::open((slots.fd().as_fd(), inserts.fd().as_fd()), sizes, seed)
 }
 
 /// The sum of two counts.
