@@ -51,18 +51,18 @@ pod! {
     }
 }
 
-/// Takes one more word of a key into its hash. The high half, which depends on all of the word, is
-/// folded into the low one, which does not.
+/// Takes one more word of a key into its hash. The high half of what is multiplied is folded into
+/// the low one first, because a product's low bits know nothing of the high bits of its factors.
 #[inline(always)]
 pub const fn table_step(hash: u64, word: u64, multiply: u64) -> u64 {
-    let product = (hash ^ word).wrapping_mul(multiply);
-    product ^ (product >> 32)
+    let sum = hash ^ word;
+    (sum ^ (sum >> 32)).wrapping_mul(multiply)
 }
 
 /// Takes the last word in: both halves of the result are good for an index.
 #[inline(always)]
 pub const fn table_last(hash: u64, word: u64) -> u64 {
-    (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    table_step(hash, word, 0x9e37_79b9_7f4a_7c15)
 }
 
 /// Place of an address in the filter: word index and bit.

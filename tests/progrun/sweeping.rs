@@ -83,6 +83,65 @@ fn what_has_run_out_of_time_is_gone_after_one_sweep() {
     });
 }
 
+#[test]
+fn an_empty_table_is_passed_over_and_what_comes_into_it_is_seen() {
+    // The default capacity: three quarters of a gigabyte.
+    with(1_000_000, |rig| {
+        let wanted = Wanted::new(METHOD_NAT, TCP, vip(false, 80), &servers(false, 1, 8080));
+        let mut service = rig.install(&wanted)?;
+        let mut sweeper = Sweeper::new(&mut rig.dataplane)?;
+        sweeper.pass(|_| {})?;
+        let mut slices = 0;
+        let quiet = sweeper.pass(|_| slices += 1)?;
+        println!("nothing there: {:?} of CPU", quiet.cpu);
+        ensure!(quiet.cpu < Duration::from_millis(100), "{quiet:?}");
+        ensure!(slices == 0, "{slices} slices of nothing were read");
+        // Region by region: what was made since the last pass is found by the next one, and again.
+        for n in 0..50 {
+            let request = service.request(L4::Tcp(flag::SYN), client(false, n));
+            rig.run(&request.bytes(), CLIENT_SIDE)?;
+            for _ in 0..2 {
+                let report = sweeper.pass(|_| {})?;
+                ensure!(report.connections == u64::from(n) + 1, "{n}: {report:?}");
+            }
+        }
+        rig.bump(&mut service, 0)?;
+        sweeper.pass(|_| {})?;
+        ensure!(sweeper.pass(|_| {})?.connections == 0, "some are left");
+        let census = Census::take(rig)?;
+        ensure!(census == Census::default(), "{census:?}");
+        // A place that was used before counts as well.
+        let request = service.request(L4::Tcp(flag::SYN), client(false, 0));
+        rig.run(&request.bytes(), CLIENT_SIDE)?;
+        ensure!(sweeper.pass(|_| {})?.connections == 1, "not seen");
+        Ok(())
+    });
+}
+
+/// Connections of the table's nominal capacity: one slot each, half of what nat would take.
+const NOMINAL: u32 = 1_000_000;
+
+#[test]
+fn a_million_connections_are_made_found_and_counted() {
+    with(NOMINAL, |rig| {
+        let mut wanted = Wanted::new(METHOD_DR, TCP, vip(false, 80), &servers(false, 4, 80));
+        wanted.profile = rig.timeouts(Timeouts { by_state: [rig.hz() * 3600; 16] })?;
+        let service = rig.install(&wanted)?;
+        fill(rig, std::slice::from_ref(&service), NOMINAL.into())?;
+        let full = rig.counters()?["table_full"];
+        let kept = u64::from(NOMINAL) - full;
+        let counts: Vec<_> = service.index.iter().map(|&i| rig.counts(i)).collect::<Result<_>>()?;
+        println!("{full} of {NOMINAL} inserts found no slot; {counts:?}");
+        ensure!(full <= 20, "{full} inserts found no slot");
+        let counted: i64 = counts.iter().map(|(active, _)| active).sum();
+        ensure!(counted.unsigned_abs() == kept, "{counts:?}, not {kept}");
+        let census = Census::take(rig)?;
+        ensure!(census.forward as u64 == kept, "{} entries", census.forward);
+        ensure!(census.twice + census.busy == 0 && census.drift(rig, &service.index)? == 0);
+        Ok(())
+    });
+}
+
 /// Opens this many connections of each service.
 fn fill(rig: &mut Rig, services: &[Installed], count: u64) -> Result<()> {
     for service in services {

@@ -1,4 +1,6 @@
-//! Places and loads of a table, and every interleaving of inserts.
+//! Where keys lie, and how full a table may be.
+//!
+//! Must not know: maps, interleavings.
 
 use std::collections::HashSet;
 use std::vec::Vec;
@@ -6,7 +8,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::conn::{BUSY, ConnKey4, ConnKey6, State};
+use crate::conn::{ConnKey4, ConnKey6, State};
 
 const SEED: TableSeed = TableSeed { add: 0x243f_6a88_85a3_08d3, multiply: 0x1319_8a2e_0370_7345 };
 
@@ -130,275 +132,29 @@ fn a_table_at_its_nominal_load_refuses_hardly_anything() {
 }
 
 #[test]
+fn replies_to_many_clients_spread_over_all_second_buckets() {
+    // Clients differ in their address's last bytes, the highest bits of a key's words.
+    const BUCKETS: u32 = 1 << 20;
+    let second = |hash: u64| second_bucket(hash, BUCKETS, first_bucket(hash, BUCKETS));
+    let spread = |hashes: &mut dyn Iterator<Item = u64>| hashes.map(second).collect::<HashSet<_>>();
+    let (n, mut expected) = (1 << 18, f64::from(BUCKETS));
+    expected *= 1.0 - (-f64::from(n) / expected).exp();
+    let clients = (0..n).map(|n: u32| (n & 0xffff, 30_000 + (n >> 16) as u16));
+    let v4 = clients.clone().map(|(client, port)| {
+        ConnKey4::new(1, 0x0000_33c6 | client << 16, [80, port], 6).table_hash(&SEED)
+    });
+    let v6 = clients.map(|(client, port)| {
+        ConnKey6::new([1; 4], [1, 2, 3, client << 16], [80, port], 6).table_hash(&SEED)
+    });
+    for mut hashes in [Box::new(v4) as Box<dyn Iterator<Item = u64>>, Box::new(v6)] {
+        let found = spread(&mut hashes).len() as f64;
+        assert!(found > 0.95 * expected, "{found} of {expected}");
+    }
+}
+
+#[test]
 fn a_hash_that_does_not_spread_is_noticed() {
     // The same measurement with keys that fall into few buckets.
     let same = (0..1000).map(|n| key4(n / 500, 0));
     assert!(filled(1000, same).0 > 0.9);
-}
-
-/// What one actor of the model does.
-#[derive(Clone, Copy, Debug)]
-enum Actor {
-    /// Inserts the key.
-    Insert,
-    /// Inserts another key with the same two buckets.
-    InsertOther,
-    /// Finds the key and closes what it found.
-    Close,
-}
-
-/// What can be wrong with the table that the model runs on.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    None,
-    /// Whoever has filled its slot sees nothing in the others.
-    NobodyLooksAgain,
-    /// A claim that is taken away frees the slot.
-    LostClaimsAreFree,
-    /// A claim becomes live although it was taken away.
-    LostClaimsGoOn,
-    /// A slot is claimed whatever its word has become.
-    ClaimsOverwrite,
-}
-
-/// One operation on a slot.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Op {
-    Word(usize),
-    Exchange(usize, u64, u64),
-    HasKey(usize),
-    Fill(usize),
-}
-
-const NOW: u64 = 100;
-const OURS: u64 = 1 << 40;
-const OTHERS: u64 = 2 << 40;
-
-impl Actor {
-    fn hash(self) -> u64 {
-        if matches!(self, Self::InsertOther) { OTHERS } else { OURS }
-    }
-}
-
-/// Feeds an actor the results of its operations so far, and notes the one that comes next. What
-/// comes after that one is not done, so its results do not matter.
-struct Replay<'a, const N: usize> {
-    results: &'a [u64],
-    done: core::cell::Cell<usize>,
-    next: core::cell::Cell<Option<Op>>,
-}
-
-impl<const N: usize> Replay<'_, N> {
-    fn step(&self, op: Op) -> u64 {
-        let at = self.done.get();
-        self.done.set(at + 1);
-        if at == self.results.len() {
-            self.next.set(Some(op));
-        }
-        self.results.get(at).copied().unwrap_or(0)
-    }
-}
-
-impl<const N: usize> Slots for Replay<'_, N> {
-    const SLOTS: usize = N;
-    fn word(&self, at: usize) -> u64 {
-        self.step(Op::Word(at))
-    }
-    fn exchange(&self, at: usize, old: u64, new: u64) -> bool {
-        self.step(Op::Exchange(at, old, new)) != 0
-    }
-    fn has_key(&self, at: usize) -> bool {
-        self.step(Op::HasKey(at)) != 0
-    }
-    fn fill(&self, at: usize) {
-        self.step(Op::Fill(at));
-    }
-}
-
-/// One moment: the slots as words and keys, and what each actor has been told.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Moment {
-    slots: Vec<(u64, u64)>,
-    told: Vec<Vec<u64>>,
-}
-
-/// Explores every interleaving; an error says what went wrong.
-struct Model<'a, const N: usize> {
-    actors: &'a [Actor],
-    fault: Fault,
-    seen: HashSet<Moment>,
-    ends: HashSet<Vec<Option<u32>>>,
-}
-
-impl<const N: usize> Model<'_, N> {
-    fn explore(&mut self, moment: Moment) -> Result<(), &'static str> {
-        let mut open = vec![moment];
-        while let Some(moment) = open.pop() {
-            if !self.seen.insert(moment.clone()) {
-                continue;
-            }
-            for key in [OURS, OTHERS] {
-                let live = |s: &&(u64, u64)| s.1 == key && Word::from_raw(s.0).is_live();
-                if moment.slots.iter().filter(live).count() > 1 {
-                    return Err("one key is live twice");
-                }
-            }
-            let mut results = Vec::new();
-            for n in 0..self.actors.len() {
-                let (next, result) = self.replay(n, &moment);
-                results.push(result);
-                if let Some(op) = next {
-                    let mut after = moment.clone();
-                    let told = self.apply(n, op, &mut after)?;
-                    after.told[n].push(told);
-                    open.push(after);
-                }
-            }
-            if results.iter().all(Option::is_some) {
-                if moment.slots.iter().any(|s| Word::from_raw(s.0).has(BUSY)) {
-                    return Err("a claim is left");
-                }
-                self.ends.insert(results);
-            }
-        }
-        Ok(())
-    }
-
-    /// An actor's next operation, or its result.
-    fn replay(&self, n: usize, moment: &Moment) -> (Option<Op>, Option<u32>) {
-        let (done, next) = (core::cell::Cell::new(0), core::cell::Cell::new(None));
-        let replay = Replay::<N> { results: &moment.told[n], done, next };
-        let actor = self.actors[n];
-        let result = match actor {
-            Actor::Close => close(&replay),
-            _ => {
-                let word = Word::new(n as u32 + 1, 1, 1, State::ESTABLISHED, 0);
-                u32::from(insert(&replay, actor.hash(), word, NOW).is_ok())
-            }
-        };
-        match replay.next.get() {
-            Some(op) => (Some(op), None),
-            None => (None, Some(result)),
-        }
-    }
-
-    /// Does one operation of an actor on the slots.
-    fn apply(&self, n: usize, op: Op, moment: &mut Moment) -> Result<u64, &'static str> {
-        let hash = self.actors[n].hash();
-        let claim = Word::claim(hash);
-        match op {
-            Op::Word(at) => {
-                let filled = moment.slots.iter().any(|s| s.1 == hash);
-                let blind = self.fault == Fault::NobodyLooksAgain && filled;
-                let claims = !matches!(self.actors[n], Actor::Close);
-                Ok(if blind && claims { 0 } else { moment.slots[at].0 })
-            }
-            Op::HasKey(at) => Ok(u64::from(moment.slots[at].1 == hash)),
-            Op::Fill(at) => {
-                let word = Word::from_raw(moment.slots[at].0);
-                if word != claim && word != claim.lost() {
-                    return Err("a slot is written to that is not claimed");
-                }
-                moment.slots[at].1 = hash;
-                Ok(0)
-            }
-            Op::Exchange(at, old, new) => {
-                let slot = &mut moment.slots[at];
-                let (from, to) = (Word::from_raw(old), Word::from_raw(new));
-                let forced = match self.fault {
-                    Fault::LostClaimsGoOn => to.is_live() && slot.0 == from.lost().raw(),
-                    Fault::ClaimsOverwrite => to == claim && !from.is_live(),
-                    _ => false,
-                };
-                if slot.0 != old && !forced {
-                    return Ok(0);
-                }
-                if to.is_live() && slot.1 != hash {
-                    return Err("a live entry has the wrong key");
-                }
-                let frees = self.fault == Fault::LostClaimsAreFree && to == from.lost();
-                slot.0 = if frees { 0 } else { new };
-                Ok(1)
-            }
-        }
-    }
-}
-
-/// Finds the key, as the program does, and closes it. 1 when it was there.
-fn close<S: Slots>(slots: &S) -> u32 {
-    for at in 0..2 * S::SLOTS {
-        let word = slots.word(at);
-        if Word::from_raw(word).is_live() && slots.has_key(at) {
-            return u32::from(slots.exchange(at, word, Word::dead(NOW).raw()));
-        }
-    }
-    0
-}
-
-/// Explores what these actors can do to a table whose slots are as given.
-fn explore<const N: usize>(
-    actors: &[Actor],
-    slots: &[(u64, u64)],
-    fault: Fault,
-) -> Result<HashSet<Vec<Option<u32>>>, &'static str> {
-    let told = vec![Vec::new(); actors.len()];
-    let mut model = Model::<N> { actors, fault, seen: HashSet::new(), ends: HashSet::new() };
-    model.explore(Moment { slots: slots.to_vec(), told })?;
-    Ok(model.ends)
-}
-
-const FREE: (u64, u64) = (0, 0);
-
-/// A slot that was closed long ago, with a key.
-fn dead(key: u64) -> (u64, u64) {
-    (Word::dead(NOW - 50).raw(), key)
-}
-
-/// A slot with a living connection.
-fn live(key: u64) -> (u64, u64) {
-    (Word::new(9, 1, 1, State::ESTABLISHED, 0).raw(), key)
-}
-
-/// The first to come takes a slot of the second bucket, the next one a lower slot.
-const HIGHER_FIRST: [(u64, u64); 4] =
-    [(Word::new(9, 1, 1, State::ESTABLISHED, 0).raw(), OTHERS), FREE, FREE, FREE];
-
-#[test]
-fn whatever_the_order_a_key_is_live_once() {
-    use Actor::{Close, Insert, InsertOther};
-    let done = |end: &Vec<Option<u32>>| end.iter().filter(|r| **r == Some(1)).count();
-    for slots in [[FREE; 2], [dead(OURS), FREE], [FREE, dead(OURS)], [dead(OURS), dead(OTHERS)]] {
-        for actors in [&[Insert; 2][..], &[Insert; 3], &[Insert, InsertOther, Insert]] {
-            let ends = explore::<1>(actors, &slots, Fault::None).expect("safe");
-            // Nobody gives way to nobody: one of them always gets through.
-            assert!(ends.iter().all(|end| done(end) >= 1), "{actors:?} {ends:?}");
-            assert!(ends.len() > 1, "nothing ever met: {ends:?}");
-        }
-        explore::<1>(&[Insert, Close, Insert], &slots, Fault::None).expect("safe");
-    }
-    for slots in [[live(OURS), FREE], [FREE, live(OURS)], [dead(OURS), live(OURS)]] {
-        let ends = explore::<1>(&[Insert; 2], &slots, Fault::None).expect("safe");
-        assert!(ends.iter().all(|end| done(end) == 0), "{ends:?}");
-        explore::<1>(&[Insert, Close, Insert], &slots, Fault::None).expect("safe");
-    }
-    for slots in [[FREE, dead(OURS), live(OTHERS), FREE], HIGHER_FIRST] {
-        explore::<2>(&[Insert, Insert], &slots, Fault::None).expect("safe");
-    }
-    explore::<2>(&[Insert, Close], &[live(OURS), FREE, FREE, FREE], Fault::None).expect("safe");
-}
-
-#[test]
-fn every_fault_of_the_protocol_is_found() {
-    use Actor::Insert;
-    for fault in [
-        Fault::NobodyLooksAgain,
-        Fault::LostClaimsAreFree,
-        Fault::LostClaimsGoOn,
-        Fault::ClaimsOverwrite,
-    ] {
-        let found = explore::<1>(&[Insert; 2], &[FREE; 2], fault).is_err()
-            || explore::<1>(&[Insert; 3], &[FREE; 2], fault).is_err()
-            || explore::<2>(&[Insert; 2], &HIGHER_FIRST, fault).is_err();
-        assert!(found, "nobody saw {fault:?}");
-    }
 }

@@ -365,7 +365,7 @@ fn good<'a, T>(items: &[Cursor<'a>], read: impl Fn(&Cursor<'a>) -> Option<T>) ->
     items.iter().filter_map(at).collect()
 }
 
-/// Table entries beyond this are a slip: 2^26 connections take some 10 GB.
+/// Table entries beyond this are a slip: 2^26 connections take some 50 GB.
 const MAX_CONNECTIONS: u32 = 1 << 26;
 /// As ipvsadm.
 const MAX_WEIGHT: u32 = 65535;
