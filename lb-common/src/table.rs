@@ -142,9 +142,7 @@ pub fn insert<S: Slots>(slots: &S, hash: u64, word: Word, now: u64) -> Result<us
     let at = S::any(at) % (2 * S::SLOTS);
     slots.fill(at);
     for other in 0..2 * S::SLOTS {
-        if other != at
-            && let Err(refusal) = look(slots, at, other, claim)
-        {
+        if let Err(refusal) = look(slots, at, other, claim) {
             give_back(slots, at, claim);
             return Err(refusal);
         }
@@ -184,13 +182,16 @@ const fn candidate(step: usize, slots: usize) -> usize {
     }
 }
 
-/// Looks at another slot than the one that was claimed.
+/// Looks at a slot, which may be the one that was claimed.
 #[inline(always)]
 fn look<S: Slots>(slots: &S, at: usize, other: usize, claim: u64) -> Result<(), Refusal> {
     let mut found = slots.word(other);
     if found == claim {
         if other < at {
             return Err(Refusal::Busy);
+        }
+        if other == at {
+            return Ok(());
         }
         if slots.exchange(other, claim, Word::from_raw(claim).lost().raw()) {
             return Ok(());
