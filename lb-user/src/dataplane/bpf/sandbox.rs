@@ -229,6 +229,14 @@ impl Sandbox {
         })
     }
 
+    /// The packet's connection in the live table.
+    pub fn known(&self, flow: &Flow) -> Option<Known> {
+        match flow {
+            Flow::V4(key) => self.v4.known(key),
+            Flow::V6(key) => self.v6.known(key),
+        }
+    }
+
     /// What becomes of a frame that comes in by `ingress` and whose packet has this key. Nothing of
     /// the live data plane changes.
     ///
@@ -268,8 +276,7 @@ fn run<K: ConnKey>(
         members: indices.iter().filter_map(|&index| live.member(index)).collect(),
         denials: live.denials(ip(&key.source()))?,
     };
-    let known = side.live.find(key);
-    let known = known.map(|(_, e)| Known { word: Word::from_raw(e.word), seen: e.seen });
+    let known = side.known(key);
     let result = (|| {
         side.put(&met)?;
         own.copy(live, &around)?;

@@ -14,6 +14,7 @@ use lb_common::hash::TableSeed;
 use lb_common::service::{METHOD_NAT, RealServer};
 use lb_common::table::{self, Bucket, SLOTS};
 
+use super::Known;
 use crate::dataplane::bpf::connections::ConnTable;
 use crate::dataplane::bpf::sys;
 
@@ -42,6 +43,12 @@ impl<K: ConnKey> Side<K> {
         let sizes = (slots.info()?.max_entries(), inserts.info()?.max_entries());
         let live = ConnTable::open((slots.fd().as_fd(), inserts.fd().as_fd()), sizes, seed)?;
         Ok(Self { live, own, buckets, seed })
+    }
+
+    /// The live connection under this key.
+    pub(super) fn known(&self, key: &K) -> Option<Known> {
+        let (_, entry) = self.live.find(key)?;
+        Some(Known { word: Word::from_raw(entry.word), seen: entry.seen })
     }
 
     /// The live entries that a packet with this key can meet: its own, the other half of its pair,
