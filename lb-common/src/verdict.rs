@@ -5,11 +5,11 @@
 //! Must not know: Prometheus, maps.
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident = $index:literal, $text:literal, $kind:ident;)*) => {
+    ($($(#[doc = $doc:literal])* $name:ident = $index:literal, $text:literal, $kind:ident;)*) => {
         /// Index into the per-CPU counter array.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u32)]
-        pub enum Counter { $($(#[$doc])* $name = $index),* }
+        pub enum Counter { $($(#[doc = $doc])* $name = $index),* }
 
         impl Counter {
             /// Every counter.
@@ -18,6 +18,11 @@ macro_rules! counters {
             /// Its name in `lb stats`, metrics and logs.
             pub const fn name(self) -> &'static str {
                 match self { $(Counter::$name => $text),* }
+            }
+
+            /// What it means, in words.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Counter::$name => concat!($($doc),*).trim_ascii()),* }
             }
 
             /// What it counts.
@@ -129,6 +134,7 @@ mod tests {
     fn names_and_indices_are_unique_and_in_range() {
         for (i, a) in Counter::ALL.iter().enumerate() {
             assert!((*a as u32) < COUNTERS);
+            assert!(a.meaning().len() > 10 && a.meaning().trim() == a.meaning(), "{a:?}");
             for b in &Counter::ALL[i + 1..] {
                 assert_ne!(a.name(), b.name());
                 assert_ne!(*a as u32, *b as u32);

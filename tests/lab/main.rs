@@ -6,6 +6,7 @@
 mod bans;
 mod counts;
 mod edges;
+mod explain;
 mod fragments;
 mod health;
 mod itself;

@@ -28,6 +28,7 @@ mod passing;
 mod path_mtu;
 mod rig;
 mod routes;
+mod sandbox;
 mod services;
 mod simulation;
 mod sweeping;

@@ -4,12 +4,14 @@
 //!
 //! Must not know: sockets, connections, who asks.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper::{Method, StatusCode};
 
 use crate::controller::document::Error;
-use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Verb};
+use crate::controller::report;
+use crate::controller::request::{Asked, Document, Refusal, RefusalKind, Reply, Verb};
 use crate::metrics;
 
 /// Where everything is.
@@ -53,12 +55,12 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
         _ => path.strip_prefix(PREFIX).filter(|name| *name != "metrics").unwrap_or(""),
     };
     let allowed = match name {
-        "metrics" | "status" | "stats" | "connections" | "bans" => "GET",
+        "metrics" | "status" | "stats" | "connections" | "bans" | "explain" => "GET",
         "reload" | "ban" | "unban" => "POST",
         _ => {
             let text = format!(
-                "there is no {path:?}; ask for {PREFIX}status, stats, connections, bans, ban, \
-                 unban or reload, or for {METRICS}"
+                "there is no {path:?}; ask for {PREFIX}status, stats, connections, explain, bans, \
+                 ban, unban or reload, or for {METRICS}"
             );
             return Err(Answer::error(StatusCode::NOT_FOUND, text));
         }
@@ -75,6 +77,7 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
     let unknown = |key: &str| bad(format!("{path} has no parameter {key:?}"));
     match name {
         "connections" => return connections(&parameters, unknown, bad),
+        "explain" => return explain(&parameters, unknown, bad),
         "ban" | "unban" => return ban(name, &parameters, unknown, bad),
         _ => {}
     }
@@ -108,6 +111,26 @@ fn connections(
         }
     }
     Ok(Verb::Connections { service, limit })
+}
+
+/// `from=IP[:PORT]&to=IP:PORT/PROTO`.
+fn explain(
+    parameters: &Parameters,
+    unknown: impl Fn(&str) -> Answer,
+    bad: impl Fn(String) -> Answer,
+) -> Result<Verb, Answer> {
+    let (mut from, mut to) = (None, None);
+    for (key, value) in parameters {
+        match key.as_str() {
+            "from" => from = Some(value),
+            "to" => to = Some(value),
+            _ => return Err(unknown(key)),
+        }
+    }
+    let (Some(from), Some(to)) = (from, to) else {
+        return Err(bad("say which packet: from=IP[:PORT] and to=IP:PORT/PROTO".to_owned()));
+    };
+    Asked::parse(from, to).map(Verb::Explain).map_err(bad)
 }
 
 /// `prefix=IP[/LEN]`, and for a ban `for_ms=N`.
@@ -147,6 +170,15 @@ pub fn path_of(verb: &Verb) -> (Method, String) {
                 path.push_str(&format!("&for_ms={}", span.as_millis()));
             }
             (Method::POST, path)
+        }
+        Verb::Explain(Asked { from, port, to }) => {
+            let from = match port {
+                Some(port) => SocketAddr::new(*from, *port).to_string(),
+                None => from.to_string(),
+            };
+            let to = report::listen(to);
+            let path = format!("{PREFIX}explain?from={}&to={}", escape(&from), escape(&to));
+            (Method::GET, path)
         }
         Verb::Unban { prefix } => {
             (Method::POST, format!("{PREFIX}unban?prefix={}", escape(&prefix.to_string())))
@@ -263,6 +295,10 @@ mod tests {
         Verb::Ban { prefix, span: millis.map(Duration::from_millis) }
     }
 
+    fn explain(from: &str, to: &str) -> Verb {
+        Verb::Explain(Asked::parse(from, to).expect("a packet"))
+    }
+
     fn connections(service: Option<&str>, limit: usize) -> Verb {
         Verb::Connections { service: service.map(str::to_owned), limit }
     }
@@ -296,6 +332,10 @@ mod tests {
         check("POST /api/v1/ban?prefix=10.0.0.1&for=5s", Err((400, "no parameter")));
         check("POST /api/v1/unban?prefix=10.0.0.1&for_ms=5", Err((400, "no parameter")));
         check("POST /api/v1/unban?prefix=web", Err((400, "is not IP")));
+        check("GET /api/v1/explain?from=10.0.0.1", Err((400, "say which packet")));
+        check("GET /api/v1/explain?from=10.0.0.1&to=x", Err((400, "no protocol")));
+        check("GET /api/v1/explain?http=x", Err((400, "no parameter")));
+        check("POST /api/v1/explain", Err((405, "takes GET")));
         check("GET /api/v1/connections?limit=-1", Err((400, "is not a number")));
         check("GET /api/v1/connections?limit=", Err((400, "is not a number")));
         check("GET /api/v1/connections?limit=99999999999999999999999", Err((400, "number")));
@@ -326,6 +366,8 @@ mod tests {
             ban("10.0.0.0/8", None),
             ban("2001:db8::/32", Some(1500)),
             Verb::Unban { prefix: "2001:db8::1".parse().expect("a prefix") },
+            explain("192.0.2.1", "192.0.2.9:80/tcp"),
+            explain("[2001:db8::1]:4000", "[2001:db8::9]:53/udp"),
             connections(None, 7),
             connections(Some("a&b=c d%/é"), 0),
         ] {

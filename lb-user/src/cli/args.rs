@@ -47,6 +47,8 @@ pub enum Command {
     Ban(Ban),
     /// Lift a ban
     Unban(Unban),
+    /// Say what would become of a packet, and why
+    Explain(Explain),
     /// Remove what a daemon that is gone left on this host
     Detach(Detach),
     /// Prepare this host as a real server of a virtual address, or undo it
@@ -57,9 +59,6 @@ pub enum Command {
     /// Not supported yet.
     #[command(hide = true)]
     Plan(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Explain(Rest),
     /// Not supported yet.
     #[command(hide = true)]
     Drain(Rest),
@@ -155,6 +154,7 @@ impl Command {
                 | Self::Connections(_)
                 | Self::Detach(_)
                 | Self::RealServer(_)
+                | Self::Explain(_)
                 | Self::Bans(_)
                 | Self::Ban(_)
                 | Self::Unban(_)
@@ -256,6 +256,26 @@ pub struct Connections {
     /// At most this many
     #[arg(long, value_name = "N", default_value_t = crate::admin::api::DEFAULT_LIMIT)]
     pub limit: usize,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// `lb explain`.
+#[derive(Debug, ClapArgs)]
+pub struct Explain {
+    /// Who sends the packet
+    #[arg(long, value_name = "IP[:PORT]", required_unless_present = "http")]
+    pub from: Option<String>,
+    /// Where it goes
+    #[arg(long, value_name = "IP:PORT/PROTO", required_unless_present = "http")]
+    pub to: Option<String>,
+    /// A request instead of a packet (not supported yet)
+    #[arg(long, value_name = "REQUEST", hide = true, conflicts_with = "to")]
+    pub http: Option<String>,
+    /// A header of the request (not supported yet)
+    #[arg(short = 'H', value_name = "HEADER", hide = true, requires = "http")]
+    pub header: Vec<String>,
     /// Where and how.
     #[command(flatten)]
     pub daemon: Daemon,

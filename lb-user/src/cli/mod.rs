@@ -10,6 +10,7 @@ pub mod args;
 mod bans;
 mod check;
 mod detach;
+mod explain;
 pub mod log;
 mod output;
 mod query;
@@ -60,6 +61,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Status(arguments) => query::status(&arguments),
         Command::Stats(arguments) => query::stats(&arguments),
         Command::Connections(arguments) => query::connections(&arguments),
+        Command::Explain(arguments) => explain::explain(&arguments),
         Command::Detach(arguments) => detach::detach(&arguments),
         Command::RealServer(arguments) => real_server::run(&arguments),
         Command::Bans(daemon) => bans::bans(&daemon),
@@ -97,7 +99,7 @@ mod tests {
             "stats --rate -o json",
             "connections --service web --limit 10",
             "explain --from 192.0.2.1:4000 --to 192.0.2.9:80/tcp",
-            "explain --http GET http://host/path --from 192.0.2.1 -H Name:value",
+            "explain --http GET-http://host/path --from 192.0.2.1 -H Name:value",
             "drain web/10.0.0.1:80 --timeout 10s",
             "enable web/10.0.0.1:80",
             "disable web/10.0.0.1:80 --persist",
@@ -154,6 +156,9 @@ mod tests {
             "ban 192.0.2.0/33",
             "ban 192.0.2.1 --for 0s",
             "unban 192.0.2.1 --for 5s",
+            "explain",
+            "explain --from 192.0.2.1",
+            "explain --to 192.0.2.9:80/tcp",
         ] {
             let words = ["lb"].into_iter().chain(line.split_terminator(' '));
             let error = Args::try_parse_from(words).expect_err(line);

@@ -17,6 +17,8 @@ mod units;
 mod validate;
 mod yaml;
 
+pub use units::listen;
+
 use crate::model;
 use problem::Problems;
 

@@ -79,7 +79,10 @@ fn port_after_address(text: &str) -> bool {
 }
 
 /// `ADDRESS:PORT/PROTOCOL`, an IPv6 address in brackets.
-pub(super) fn listen(text: &str) -> Result<Listen, String> {
+///
+/// # Errors
+/// In words, with what to write.
+pub fn listen(text: &str) -> Result<Listen, String> {
     let shape = "write ADDRESS:PORT/tcp or /udp, such as 192.0.2.1:80/tcp or [2001:db8::1]:80/tcp";
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Err(format!(

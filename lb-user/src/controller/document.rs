@@ -281,6 +281,24 @@ pub struct Lifted {
     pub denied_by: Option<String>,
 }
 
+/// `lb explain`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Explanation {
+    /// `forward`, `drop` or `pass` (to the stack).
+    pub verdict: String,
+    /// Name of the service; empty when there is none.
+    pub service: String,
+    /// ipvsadm's name of its scheduler.
+    pub scheduler: String,
+    /// What happened, in order.
+    pub steps: Vec<String>,
+    /// `ip:port`; empty when there is none.
+    pub real_server: String,
+    /// The frame as it leaves or goes to the stack, in hexadecimal digits; empty when it is dropped.
+    pub packet: String,
+}
+
 /// A request that was refused.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -341,6 +359,16 @@ mod tests {
         let bans = Bans { bans: vec![Ban::default()] };
         let json = serde_json::to_string(&bans).expect("JSON");
         assert_eq!(json, r#"{"bans":[{"prefix":"","reason":"","expires_s":0,"packets":0}]}"#);
+    }
+
+    #[test]
+    fn an_explanation_has_the_keys_of_the_contract() {
+        let json = serde_json::to_string(&Explanation::default()).expect("JSON");
+        let expected = concat!(
+            r#"{"verdict":"","service":"","scheduler":"","steps":[],"real_server":"","#,
+            r#""packet":""}"#
+        );
+        assert_eq!(json, expected);
     }
 
     #[test]

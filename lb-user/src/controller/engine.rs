@@ -3,7 +3,8 @@
 //! Must not know: YAML, health checks, HTTP.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc as std_mpsc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -13,7 +14,7 @@ use lb_common::verdict::Counter;
 use tokio::sync::mpsc;
 
 use crate::controller::event::Event;
-use crate::dataplane::bpf::{Attached, Dataplane, Entry, Mode, Options, add};
+use crate::dataplane::bpf::{Attached, Dataplane, Entry, Mode, Options, Sandbox, add};
 use crate::dataplane::detour::{Running, Worker};
 use crate::dataplane::sweep::{Report, Sweeper};
 use crate::health::HealthState;
@@ -62,6 +63,42 @@ pub struct Engine {
     sweeping: Option<std_mpsc::Sender<()>>,
     /// The thread for held frames.
     detouring: Option<Running>,
+    explainer: Explainer,
+}
+
+/// The sandbox for `lb explain`, loaded when it is first used; for threads that may block.
+#[derive(Clone)]
+pub struct Explainer {
+    directory: PathBuf,
+    sandbox: Arc<Mutex<Option<Sandbox>>>,
+}
+
+impl Explainer {
+    fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_path_buf(), sandbox: Arc::default() }
+    }
+
+    /// Asks the sandbox; loading it takes a second or so.
+    ///
+    /// # Errors
+    /// When it cannot be loaded, or `ask` fails.
+    pub fn ask<T>(&self, ask: impl FnOnce(&mut Sandbox) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        // Whoever panicked left at worst a copy, which the next run is not misled by: made anew.
+        let mut held = self.sandbox.lock().unwrap_or_else(|poisoned| {
+            let mut held = poisoned.into_inner();
+            *held = None;
+            held
+        });
+        if held.is_none() {
+            *held = Some(Sandbox::open(&self.directory).context("load the sandbox")?);
+        }
+        let result = ask(held.as_mut().context("the sandbox was loaded")?);
+        if result.is_err() {
+            // What it holds is not known for certain.
+            *held = None;
+        }
+        result
+    }
 }
 
 impl Engine {
@@ -76,8 +113,10 @@ impl Engine {
         for repair in repairs {
             tracing::warn!("maps of an earlier run: {repair}");
         }
+        let explainer = Explainer::new(dataplane.directory());
         Ok(Self {
             dataplane,
+            explainer,
             planner: Planner::new(installed, Limits::default()),
             leaving: BTreeMap::new(),
             idle: BTreeSet::new(),
@@ -165,6 +204,11 @@ impl Engine {
     fn set_entry(&mut self) -> anyhow::Result<()> {
         let entry = Entry::for_lists(self.planner.installed().has_lists());
         self.dataplane.enter_by(entry)
+    }
+
+    /// The sandbox.
+    pub fn explainer(&self) -> Explainer {
+        self.explainer.clone()
     }
 
     /// What the maps hold.
@@ -395,6 +439,8 @@ impl Engine {
     pub fn remove(mut self) -> anyhow::Result<()> {
         self.sweeping = None;
         self.detouring = None;
+        // A sandbox that is being loaded now must not pin maps again that are removed.
+        let _nobody_loads = self.explainer.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
         self.dataplane.remove()
     }
 }

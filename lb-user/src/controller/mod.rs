@@ -8,6 +8,7 @@
 //!   should hold, `engine` makes them so, `routes` keeps next hops and paths current, with
 //!   `path_mtu` for what routers report, `report` makes documents, `snapshot` metrics;
 //! - `bans` keeps what is denied at run time, beside the file's list;
+//! - `explain` says what would become of a packet;
 //! - [`effective`](mod@effective) is the one place where configured weight, health and admin state meet;
 //! - [`preflight`] says before the start what the host lacks;
 //! - [`notify`] tells systemd.
@@ -20,6 +21,7 @@ pub mod document;
 pub mod effective;
 pub mod engine;
 pub mod event;
+mod explain;
 mod follow;
 pub mod notify;
 pub mod path_mtu;

@@ -298,7 +298,8 @@ fn counters(traffic: &Traffic) -> Counters {
     }
 }
 
-fn listen(listen: &model::Listen) -> String {
+/// `ip:port/proto`.
+pub fn listen(listen: &model::Listen) -> String {
     let protocol = match listen.protocol {
         Protocol::Tcp => "tcp",
         Protocol::Udp => "udp",

@@ -5,14 +5,18 @@
 //!
 //! Must not know: HTTP, JSON, argv.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::controller::document::{Bans, Connections, Error, Lifted, Reload, Stats, Status};
+use crate::config;
+use crate::controller::document::{
+    Bans, Connections, Error, Explanation, Lifted, Reload, Stats, Status,
+};
 use crate::metrics::Snapshot;
-use crate::model::Prefix;
+use crate::model::{Listen, Prefix};
 
 /// One question or command.
 #[derive(Debug)]
@@ -67,8 +71,49 @@ pub enum Verb {
         /// Who.
         prefix: Prefix,
     },
+    /// What would become of a packet; answered with [`Explanation`].
+    Explain(Asked),
     /// Read the configuration file again; answered when it serves or is refused.
     Reload,
+}
+
+/// A packet that is asked about: its ends are of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Who sends it.
+    pub from: IpAddr,
+    /// From which port; any will do when there is none.
+    pub port: Option<u16>,
+    /// Where it goes, and by which protocol.
+    pub to: Listen,
+}
+
+impl Asked {
+    /// Reads `IP[:PORT]` and `IP:PORT/PROTO`.
+    ///
+    /// # Errors
+    /// In words, with what to write.
+    pub fn parse(from: &str, to: &str) -> Result<Self, String> {
+        let (ip, port) = match from.parse::<IpAddr>() {
+            Ok(ip) => (ip, None),
+            Err(_) => {
+                let end = from.parse::<SocketAddr>().map_err(|_| {
+                    format!("{from:?} is not IP or IP:PORT, such as 192.0.2.1:4000 or [::1]:4000")
+                })?;
+                (end.ip(), Some(end.port()))
+            }
+        };
+        let to = config::listen(to)?;
+        let to = Listen { address: to.address.to_canonical(), ..to };
+        let from = ip.to_canonical();
+        if from.is_ipv4() != to.address.is_ipv4() {
+            return Err(format!("{from} and {} are not of one family", to.address));
+        }
+        if port == Some(0) {
+            return Err("no packet comes from port 0".to_owned());
+        }
+        Ok(Self { from, port, to })
+    }
 }
 
 /// The answer to a [`Request`].
@@ -93,6 +138,8 @@ pub enum Document {
     Bans(Bans),
     /// To [`Verb::Unban`].
     Lifted(Lifted),
+    /// To [`Verb::Explain`].
+    Explanation(Explanation),
 }
 
 /// A request that was not done.
@@ -127,5 +174,32 @@ impl Refusal {
     pub fn invalid_config(error: impl Into<String>, errors: Vec<String>) -> Self {
         let document = Error { error: error.into(), errors };
         Self { kind: RefusalKind::Invalid, document }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_are_asked_about_in_words_of_one_family() {
+        let check = |from: &str, to: &str, expected: Result<(&str, Option<u16>), &str>| match (
+            Asked::parse(from, to),
+            expected,
+        ) {
+            (Ok(asked), Ok((ip, port))) => {
+                assert_eq!((asked.from.to_string().as_str(), asked.port), (ip, port));
+            }
+            (Err(error), Err(part)) => assert!(error.contains(part), "{error}"),
+            (found, expected) => panic!("{from} {to}: {found:?}, expected {expected:?}"),
+        };
+        check("192.0.2.1", "192.0.2.9:80/tcp", Ok(("192.0.2.1", None)));
+        check("192.0.2.1:4000", "192.0.2.9:80/udp", Ok(("192.0.2.1", Some(4000))));
+        check("2001:db8::1", "[2001:db8::9]:80/tcp", Ok(("2001:db8::1", None)));
+        check("[2001:db8::1]:5", "[2001:db8::9]:80/tcp", Ok(("2001:db8::1", Some(5))));
+        check("web", "192.0.2.9:80/tcp", Err("is not IP or IP:PORT"));
+        check("192.0.2.1:0", "192.0.2.9:80/tcp", Err("port 0"));
+        check("192.0.2.1", "192.0.2.9:80", Err("has no protocol"));
+        check("192.0.2.1", "[2001:db8::9]:80/tcp", Err("not of one family"));
     }
 }

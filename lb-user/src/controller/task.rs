@@ -300,6 +300,7 @@ impl Controller {
                 let reply = self.ban(prefix, span);
                 request.answer(reply);
             }
+            Verb::Explain(asked) => self.explain(request, asked),
             Verb::Unban { prefix } => {
                 let reply = self.unban(prefix);
                 request.answer(reply);

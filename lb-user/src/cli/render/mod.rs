@@ -15,7 +15,14 @@ pub use connections::connections;
 pub use stats::{fill_rates, stats};
 pub use status::status;
 
-use crate::controller::document::Reload;
+use crate::controller::document::{Explanation, Reload};
+
+/// `lb explain`: the steps, then the verdict.
+pub fn explanation(document: &Explanation) -> String {
+    let mut text: String = document.steps.iter().map(|step| format!("{step}\n")).collect();
+    text.push_str(&format!("verdict: {}\n", document.verdict));
+    text
+}
 
 /// `lb reload`.
 pub fn reload(done: &Reload) -> String {

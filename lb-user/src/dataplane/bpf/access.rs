@@ -235,7 +235,56 @@ fn walk<K: Key>(
     }
 }
 
-fn trie(ebpf: &Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
+/// The entries of a list that an address meets, the longest prefix first.
+pub(super) fn covering(
+    map: BorrowedFd<'_>,
+    address: IpAddr,
+) -> anyhow::Result<Vec<(Prefix, AccessEntry)>> {
+    match address {
+        IpAddr::V4(_) => met::<Prefix4>(map, address),
+        IpAddr::V6(_) => met::<Prefix6>(map, address),
+    }
+}
+
+fn met<K: Key>(map: BorrowedFd<'_>, address: IpAddr) -> anyhow::Result<Vec<(Prefix, AccessEntry)>> {
+    let mut found = Vec::new();
+    let mut wanted = Prefix::new(address, if address.is_ipv4() { 32 } else { 128 });
+    while let Some(key) = wanted.as_ref().and_then(K::of) {
+        let entry: Option<AccessEntry> = sys::lookup(map, &key).context("read an access list")?;
+        let Some(entry) = entry else { break };
+        let Ok(length) = u8::try_from(entry.len) else { break };
+        found.extend(Prefix::new(address, length).map(|prefix| (prefix, entry)));
+        wanted = length.checked_sub(1).and_then(|shorter| Prefix::new(address, shorter));
+    }
+    Ok(found)
+}
+
+/// Writes entries of one family to a list, or removes them.
+pub(super) fn copy_entries(
+    map: BorrowedFd<'_>,
+    entries: &[(Prefix, AccessEntry)],
+    remove_them: bool,
+) -> anyhow::Result<()> {
+    fn go<K: Key>(
+        map: BorrowedFd<'_>,
+        entries: &[(Prefix, AccessEntry)],
+        remove_them: bool,
+    ) -> anyhow::Result<()> {
+        let (keys, values): (Vec<K>, Vec<AccessEntry>) =
+            entries.iter().filter_map(|(prefix, entry)| Some((K::of(prefix)?, *entry))).unzip();
+        if remove_them {
+            return sys::delete_batch(map, &keys).1.context("clear an access list");
+        }
+        sys::update_batch(map, &keys, &values).context("write an access list")
+    }
+    match entries.first().map(|(prefix, _)| prefix.address()) {
+        Some(IpAddr::V4(_)) => go::<Prefix4>(map, entries, remove_them),
+        Some(IpAddr::V6(_)) => go::<Prefix6>(map, entries, remove_them),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn trie(ebpf: &Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
     match ebpf.map(name) {
         Some(Map::LpmTrie(map)) => Ok(map.fd().as_fd().try_clone_to_owned()?),
         _ => anyhow::bail!("the object has no trie {name}"),

@@ -21,7 +21,7 @@ use super::clock::{Clock, beat};
 use super::{Dataplane, Tables, attach, os_error, pins};
 
 /// The compiled programs.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LB_EBPF_OBJECT"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LB_EBPF_OBJECT"));
 
 /// What the data plane is made with.
 #[derive(Clone, Debug)]
@@ -44,11 +44,9 @@ impl Dataplane {
         let adopted = is_complete(&directory)?;
         raise_memlock_limit();
         let mut ebpf = load_object(&directory, options, adopted)?;
-        for (name, program) in ebpf.programs_mut() {
-            let program: &mut Xdp = program.try_into()?;
-            program.load().with_context(|| format!("load the XDP program {name}"))?;
-        }
-        fill_stages(&mut ebpf)?;
+        load_programs(&mut ebpf)?;
+        // Pinned, so what it holds outlives this descriptor.
+        drop(fill_stages(&mut ebpf)?);
         let tables = Tables::take(&mut ebpf)?;
         let clock_program = program_fd(&ebpf, abi::PROGRAM_CLOCK)?;
         let clock = Clock::calibrate(|| {
@@ -77,6 +75,15 @@ impl Dataplane {
         let parent = self.directory.parent().context("the pin path")?.to_path_buf();
         pins::remove_locked(&parent).map(|_| ())
     }
+}
+
+/// Gives every program to the verifier.
+pub(super) fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    for (name, program) in ebpf.programs_mut() {
+        let program: &mut Xdp = program.try_into()?;
+        program.load().with_context(|| format!("load the XDP program {name}"))?;
+    }
+    Ok(())
 }
 
 /// A descriptor of a loaded program.
@@ -139,7 +146,7 @@ fn load_object(directory: &Path, options: &Options, adopted: bool) -> anyhow::Re
 }
 
 /// The seed of tables that are there.
-fn seed_of(directory: &Path) -> anyhow::Result<TableSeed> {
+pub(super) fn seed_of(directory: &Path) -> anyhow::Result<TableSeed> {
     let map = Map::Array(MapData::from_pin(directory.join(abi::MAP_CONFIG))?);
     let config: Array<MapData, Config> = map.try_into()?;
     Ok(config.get(&0, 0).context("read the seed of the connection tables")?.seed)
@@ -155,7 +162,7 @@ fn new_seed() -> anyhow::Result<TableSeed> {
 }
 
 /// Turns the errors that an operator meets into what to do about them.
-fn explain(error: aya::EbpfError) -> anyhow::Error {
+pub(super) fn explain(error: aya::EbpfError) -> anyhow::Error {
     let hint = match os_error(&error) {
         Some(libc::EPERM | libc::EACCES) => {
             "no permission: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
@@ -171,8 +178,9 @@ fn explain(error: aya::EbpfError) -> anyhow::Error {
     anyhow!(error).context(format!("load the data plane: {hint}"))
 }
 
-/// Makes every stage reachable from the others.
-fn fill_stages(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+/// Makes every stage reachable from the others. The kernel empties the table when its last descriptor
+/// and pin go.
+pub(super) fn fill_stages(ebpf: &mut Ebpf) -> anyhow::Result<ProgramArray<MapData>> {
     let map = ebpf.take_map(abi::MAP_STAGES).context("the object has no map of stages")?;
     let mut stages: ProgramArray<MapData> = map.try_into()?;
     for (stage, name) in abi::Stage::PROGRAMS {
@@ -180,7 +188,7 @@ fn fill_stages(ebpf: &mut Ebpf) -> anyhow::Result<()> {
             ebpf.program(name).with_context(|| format!("no program {name}"))?.try_into()?;
         stages.set(stage as u32, program.fd()?, 0).with_context(|| format!("reach {name}"))?;
     }
-    Ok(())
+    Ok(stages)
 }
 
 /// Kernels before 5.11 charge maps to RLIMIT_MEMLOCK; later ones ignore it.

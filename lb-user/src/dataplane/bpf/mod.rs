@@ -16,6 +16,7 @@ mod load;
 mod namespace;
 mod pins;
 mod rerun;
+mod sandbox;
 pub mod sys;
 mod tables;
 
@@ -34,6 +35,7 @@ pub use load::Options;
 pub use namespace::network_namespace;
 pub use pins::{Lock, is_on_bpffs, remove};
 pub use rerun::{Detours, Rerun, Verdict};
+pub use sandbox::{Flow, Known, Member, Outcome, Sandbox};
 pub(crate) use tables::add;
 pub use tables::{ConnTables, Tables};
 

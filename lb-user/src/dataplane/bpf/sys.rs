@@ -66,6 +66,19 @@ struct TestAttr {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cursor(Option<[u64; 8]>);
 
+impl Cursor {
+    /// A walk over an array map that begins with this element.
+    pub fn of_array(first: u32) -> Self {
+        // The kernel's cursor of an array is the element before.
+        Self(first.checked_sub(1).map(|before| {
+            let [a, b, c, d] = before.to_ne_bytes();
+            let mut cursor = [0; 8];
+            cursor[0] = u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]);
+            cursor
+        }))
+    }
+}
+
 /// Reads the next elements of a map into `keys` and `values`, which are equally long. Gives
 /// how many there are, and whether the walk is over. Entries that come and go meanwhile may be
 /// missed; none is given twice unless it was made anew.

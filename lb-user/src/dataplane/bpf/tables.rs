@@ -308,14 +308,14 @@ fn read_array<V: Pod>(map: &OwnedFd, len: u32, empty: V) -> anyhow::Result<Vec<(
 }
 
 /// A descriptor of an array map.
-fn array_fd(ebpf: &Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
+pub(super) fn array_fd(ebpf: &Ebpf, name: &str) -> anyhow::Result<OwnedFd> {
     match ebpf.map(name) {
         Some(Map::Array(map)) => Ok(map.fd().as_fd().try_clone_to_owned()?),
         _ => anyhow::bail!("the object has no array map {name}"),
     }
 }
 
-fn connection_table<K: ConnKey>(
+pub(super) fn connection_table<K: ConnKey>(
     ebpf: &mut Ebpf,
     (slots, inserts): (&str, &str),
     seed: TableSeed,
