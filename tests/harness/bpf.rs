@@ -113,6 +113,15 @@ impl Map {
         Self::describe(call_for_fd(BPF_MAP_CREATE, &mut attr)?)
     }
 
+    /// Makes a hash table, with the memory of all its entries.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn hash(key: u32, value: u32, entries: u32) -> io::Result<Self> {
+        let mut attr = CreateAttr { kind: BPF_MAP_TYPE_HASH, key, value, entries, flags: 0 };
+        Self::describe(call_for_fd(BPF_MAP_CREATE, &mut attr)?)
+    }
+
     fn describe(fd: OwnedFd) -> io::Result<Self> {
         let mut info = MapInfo::default();
         let mut attr = InfoAttr {
@@ -363,6 +372,7 @@ const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_TYPE_HASH: u32 = 1;
 const BPF_MAP_TYPE_PERCPU_HASH: u32 = 5;
 const BPF_MAP_TYPE_PERCPU_ARRAY: u32 = 6;
 const BPF_PROG_TYPE_XDP: u32 = 6;

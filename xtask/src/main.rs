@@ -64,7 +64,7 @@ Usage: cargo xtask COMMAND [--no-install]
   test --pure     the tests of pure logic only (no root)
   tidy            checks the layers, file heads, lengths and other rules of the sources
   ci              formatting, lints, tidy, docs, dependencies, then all tests (root)
-  bench packet    cost per packet of the XDP program beside a floor of the same run (root)
+  bench packet    cost per packet of the XDP program beside two floors of the same run (root)
   help            this text
 
 Missing system packages are installed with apt-get, saying which and why. With --no-install
