@@ -5,6 +5,8 @@
 //! [`RerunNote`] as the frame's metadata: a frame from a wire has none, so the program knows the one
 //! from the other, and writes into the note where the frame is to be sent.
 //!
+//! A packet that is to be split goes the same way: user space makes fragments of it and runs each.
+//!
 //! Must not know: why a frame is held.
 
 use crate::fragment::FragmentKey;
@@ -20,8 +22,8 @@ pod! {
         pub ingress: u32,
         /// Its length in bytes; 0 for an event.
         pub length: u32,
-        /// Zero.
-        pub pad: u32,
+        /// [`DETOUR_SPLIT`]: the longest packet that fits, from the IP header on; else 0.
+        pub mtu: u32,
         /// The packet that it is a fragment of; all zero where that does not matter.
         pub key: FragmentKey,
     }
@@ -31,12 +33,17 @@ pod! {
 pub const DETOUR_FRAGMENT: u32 = 1;
 /// An event: what held fragments waited for was decided.
 pub const DETOUR_DECIDED: u32 = 2;
+/// An IPv4 packet without Don't Fragment that does not fit the way to its real server.
+pub const DETOUR_SPLIT: u32 = 3;
 
 pod! {
     /// Metadata of a frame that user space sends in again.
     pub struct RerunNote {
         /// The interface to send it by; 0 until the program knows.
         pub egress: u32,
+        /// When it goes in: whether the frame was split already and must not be again (not 0). When
+        /// it comes out: the MTU that it is to be split for, or what was there.
+        pub mtu: u32,
     }
 }
 

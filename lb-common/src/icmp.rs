@@ -55,9 +55,12 @@ const MAX_EXTENSIONS: usize = 3;
 pub enum TooBig {
     /// Its sender is told this MTU.
     Tell(u32),
-    /// It came without Don't Fragment, or is no larger than every IPv6 link must take: it would
-    /// have to be fragmented on the way. The sender is told this MTU, or nothing if it is 0.
-    Fragment(u32),
+    /// It came without Don't Fragment (RFC 791): it goes on in fragments. Where that cannot be, its
+    /// sender is told this MTU, or nothing if it is 0.
+    Split(u32),
+    /// It is no larger than every IPv6 link must take, and routers do not fragment in IPv6: nobody
+    /// can be told to send less (RFC 8200 section 5).
+    Stuck,
     /// It must not be answered (RFC 1122 3.2.2, RFC 4443 2.4 e).
     Silent,
 }
@@ -167,10 +170,15 @@ impl Icmp for ConnKey4 {
         let first = packet.key.source[0];
         // Zero, loopback, multicast, reserved and broadcast are no single host.
         let nobody = first == 0 || first == 127 || first >= 224;
-        if packet.key.protocol == ICMP || nobody || fragment.get() & 0x1fff != 0 {
+        // Only a whole ICMP error can be led to a connection.
+        if packet.key.protocol == ICMP {
             return TooBig::Silent;
         }
-        if fragment.get() & 0x4000 == 0 { TooBig::Fragment(mtu) } else { TooBig::Tell(mtu) }
+        let silent = nobody || fragment.get() & 0x1fff != 0;
+        if fragment.get() & 0x4000 == 0 {
+            return TooBig::Split(if silent { 0 } else { mtu });
+        }
+        if silent { TooBig::Silent } else { TooBig::Tell(mtu) }
     }
 
     #[inline(always)]
@@ -270,9 +278,8 @@ impl Icmp for ConnKey6 {
         if !matches!(packet.part, Part::Whole | Part::First) {
             return TooBig::Silent;
         }
-        // RFC 8200 section 5: nobody can be told to send less.
         if packet.bytes <= MIN_MTU6 {
-            return TooBig::Fragment(0);
+            return TooBig::Stuck;
         }
         TooBig::Tell(if mtu < MIN_MTU6 { MIN_MTU6 } else { mtu })
     }

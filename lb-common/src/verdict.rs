@@ -70,7 +70,7 @@ counters! {
     /// Larger than the path MTU, and the sender was not told: it is told often enough already, or it
     /// must not be (RFC 1122 3.2.2).
     TooBig = 10, "too_big", Drop;
-    /// Larger than the path MTU, from a sender that leaves fragmenting to routers; it was not told.
+    /// Larger than the path MTU, and it could be neither split nor its sender told to send less.
     TooBigUnfragmented = 11, "too_big_unfragmented", Drop;
     /// The controller does not know the tunnel's own address.
     NoTunnelSource = 12, "no_tunnel_source", Drop;
@@ -88,7 +88,8 @@ counters! {
     Flood = 20, "flood", WithoutEntry;
     /// Larger than the path MTU; the sender was told the MTU.
     PathMtuTold = 24, "path_mtu_told", Answered;
-    /// The same, for a sender that leaves fragmenting to routers: it was told all the same.
+    /// The same, for a sender that leaves fragmenting to routers: user space, which splits its packets,
+    /// was behind or not there.
     PathMtuToldUnfragmented = 25, "path_mtu_told_unfragmented", Answered;
     /// Connections closed because their time was up or their real server is gone.
     Expired = 32, "connections_expired", Note;
@@ -121,6 +122,9 @@ counters! {
     Detoured = 55, "detoured", Detour;
     /// Held frames that user space ran again (user space).
     DetourReruns = 56, "detour_reruns", Note;
+    /// IPv4 packets without Don't Fragment that were larger than the path MTU and went on in fragments
+    /// (user space).
+    Split = 57, "packets_split", Note;
 }
 
 /// Length of the counter array.

@@ -34,7 +34,7 @@ pub fn has_room() -> bool {
 
 /// Hands this frame to user space; what becomes of it is user space's to count. 0 when done.
 #[inline(never)]
-pub fn submit(ctx: *mut xdp_md, reason: u32, key: &FragmentKey) -> u32 {
+pub fn submit(ctx: *mut xdp_md, reason: u32, mtu: u32, key: &FragmentKey) -> u32 {
     let Some(record) = maps::DETOUR_FRAME.get_ptr_mut(0) else {
         return 1;
     };
@@ -48,7 +48,7 @@ pub fn submit(ctx: *mut xdp_md, reason: u32, key: &FragmentKey) -> u32 {
     // SAFETY: this CPU's own element; both helpers stay within it, as the verifier checks.
     let error = unsafe {
         (*record).head =
-            DetourHead { reason, ingress: ingress(ctx), length: length as u32, pad: 0, key: *key };
+            DetourHead { reason, ingress: ingress(ctx), length: length as u32, mtu, key: *key };
         let frame = &raw mut (*record).frame;
         if bpf_xdp_load_bytes(ctx, 0, frame.cast(), length as u32) != 0 {
             stats::count(Counter::DetourFailed);
@@ -68,7 +68,7 @@ pub fn submit(ctx: *mut xdp_md, reason: u32, key: &FragmentKey) -> u32 {
 /// then by itself.
 #[inline(always)]
 pub fn tell(reason: u32, key: &FragmentKey) {
-    let head = DetourHead { reason, ingress: 0, length: 0, pad: 0, key: *key };
+    let head = DetourHead { reason, ingress: 0, length: 0, mtu: 0, key: *key };
     let _ = maps::DETOURS.output_untyped::<DetourHead>(head, 0);
 }
 
@@ -85,6 +85,23 @@ pub fn tell_egress(ctx: *mut xdp_md, ifindex: u32) {
         // SAFETY: within the metadata (checked).
         unsafe { (*note).egress = ifindex };
     }
+}
+
+/// Asks user space to split the frame that it sent in again. Whether it may: what comes from
+/// splitting is never split again.
+#[inline(always)]
+pub fn ask_split(ctx: *mut xdp_md, mtu: u32) -> bool {
+    let Some(note) = note(ctx) else {
+        return false;
+    };
+    // SAFETY: within the metadata (checked).
+    unsafe {
+        if (*note).mtu != 0 {
+            return false;
+        }
+        (*note).mtu = mtu;
+    }
+    true
 }
 
 #[inline(always)]

@@ -161,7 +161,7 @@ fn hold<K: Table>(ctx: *mut xdp_md, packet: &Packet<K>, key: &FragmentKey, now: 
     // finds the decision. One that is there already does as well.
     let waiting = FragmentEntry::bare(fragment::WAITING, now);
     let _ = maps::FRAGMENTS.insert(key, &waiting, BPF_NOEXIST as u64);
-    detour::submit(ctx, DETOUR_FRAGMENT, key);
+    detour::submit(ctx, DETOUR_FRAGMENT, 0, key);
     xdp_action::XDP_DROP
 }
 

@@ -182,7 +182,8 @@ pub fn fragments(ns: &Netns, endpoint: &str, order: &str, count: u64) -> Result<
     fragments_with(ns, endpoint, order, count, &[])
 }
 
-/// [`fragments`] with a fault: `--flip yes` or `--twice yes`.
+/// [`fragments`] with other fragments, `--room BYTES` of a datagram in each, or with a fault:
+/// `--flip yes` or `--twice yes`.
 ///
 /// # Errors
 /// As [`fragments`].
@@ -191,13 +192,13 @@ pub fn fragments_with(
     endpoint: &str,
     order: &str,
     count: u64,
-    fault: &[&str],
+    more: &[&str],
 ) -> Result<Carried> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let (first, count) = (NEXT.fetch_add(count, Ordering::Relaxed).to_string(), count.to_string());
     let args =
         ["fragment-send", "--to", endpoint, "--order", order, "--count", &count, "--first", &first];
-    let value = client(ns, &[&args[..], fault].concat())?;
+    let value = client(ns, &[&args[..], more].concat())?;
     let number = |key: &str| value[key].as_u64().with_context(|| format!("no {key} in {value}"));
     Ok(Carried {
         sent: number("sent")?,

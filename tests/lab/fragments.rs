@@ -31,13 +31,45 @@ fn dr_carries_fragments_in_any_order_over_ipv6() {
     scenario(Method::Dr.shape(2), |lab| every_order(lab, Method::Dr, Family::V6));
 }
 
+/// Fragments of 1,500 bytes, none of which fits the tunnel: each is split.
+#[test]
+fn tunnels_carry_fragments_in_any_order_and_split_them() {
+    scenario(Method::Tunnel.shape(2), |lab| {
+        lab.end_tunnels_at_servers()?;
+        orders(lab, Method::Tunnel, Family::V4, ("1480", 5))
+    });
+}
+
+/// IPv6 senders are told what fits, and send that.
+#[test]
+fn tunnels_carry_fragments_in_any_order_over_ipv6() {
+    scenario(Method::Tunnel.shape(2), |lab| {
+        lab.end_tunnels_at_servers()?;
+        orders(lab, Method::Tunnel, Family::V6, ("1408", 0))
+    });
+}
+
 fn every_order(lab: &Lab, method: Method, family: Family) -> Result<()> {
+    orders(lab, method, family, ("1448", 0))
+}
+
+/// Fragments with `room` bytes of a datagram each, of which `split` are too big for their way.
+fn orders(lab: &Lab, method: Method, family: Family, (room, split): (&str, u64)) -> Result<()> {
     let _servers = servers(lab, method, family)?;
     let lb = Daemon::start(lab, &config(lab, method, family))?;
     let to = method.endpoint(family, PORT);
+    if (method, family) == (Method::Tunnel, Family::V6) {
+        // Once it is told, the client's kernel refuses what is too long.
+        match peer::fragments(&lab.client, &to, "forward", 2) {
+            Ok(lost) => ensure!(lost.answered == 0, "who split them? {lost:?}"),
+            Err(error) => ensure!(format!("{error:#}").contains("EMSGSIZE"), "{error:#}"),
+        }
+        ensure!(counts(&lb)?["path_mtu_told"] > 0, "nobody was told: {:?}", counts(&lb)?);
+    }
+    let split = 40 * split;
     for order in ["forward", "reversed", "interleaved", "shuffled"] {
         let before = counts(&lb)?;
-        let carried = peer::fragments(&lab.client, &to, order, 40)?;
+        let carried = peer::fragments_with(&lab.client, &to, order, 40, &["--room", room])?;
         ensure!(carried.is_perfect(40), "{order}: {carried:?}; {:?}", counts(&lb)?);
         let after = counts(&lb)?;
         let rise = |name: &str| after[name] - before[name];
@@ -45,10 +77,13 @@ fn every_order(lab: &Lab, method: Method, family: Family) -> Result<()> {
         ensure!(held == run, "{order}: {held} were held, {run} run again");
         // What comes in order needs no user space; what comes last first does, but for one in six.
         let fits = match order {
-            "forward" | "interleaved" => held == 0,
-            "reversed" => held == 40 * 5,
-            _ => held > 0,
+            "forward" | "interleaved" => held == split,
+            // A first one that is split makes the detour as well.
+            "reversed" => held == 40 * 5 + split.min(40),
+            _ => held > split,
         };
+        let found = rise("packets_split");
+        ensure!(found == split, "{order}: {found} were split");
         ensure!(fits, "{order}: {held} were held");
         for name in LOSSES {
             ensure!(rise(name) == 0, "{order}: {name} rose by {}", rise(name));

@@ -18,10 +18,18 @@ fn dr_carries_transfers_over_a_narrow_hop() {
     both_families(Method::Dr);
 }
 
+#[test]
+fn tunnels_carry_transfers_over_a_narrow_hop() {
+    both_families(Method::Tunnel);
+}
+
 fn both_families(method: Method) {
     scenario(Shape::Routed { servers: 2 }, |lab| {
-        if method == Method::Dr {
+        if method != Method::Nat {
             lab.route_replies_through_router()?;
+        }
+        if method == Method::Tunnel {
+            lab.end_tunnels_at_servers()?;
         }
         lab.narrow_the_way_to_the_client(HOP)?;
         for server in &lab.servers {

@@ -29,6 +29,34 @@ fn dr_carries_transfers_unharmed_over_ipv6() {
     scenario(Method::Dr.shape(2), |lab| transfers(lab, Method::Dr, (Family::V6, Family::V6)));
 }
 
+#[test]
+fn tunnels_of_4in4_carry_transfers_unharmed() {
+    tunnel_transfers(Family::V4, Family::V4);
+}
+
+#[test]
+fn tunnels_of_6in6_carry_transfers_unharmed() {
+    tunnel_transfers(Family::V6, Family::V6);
+}
+
+#[test]
+fn tunnels_of_4in6_carry_transfers_unharmed() {
+    tunnel_transfers(Family::V4, Family::V6);
+}
+
+#[test]
+fn tunnels_of_6in4_carry_transfers_unharmed() {
+    tunnel_transfers(Family::V6, Family::V4);
+}
+
+/// Over a LAN of 1,500 bytes, where what clients send first does not fit.
+fn tunnel_transfers(family: Family, via: Family) {
+    scenario(Method::Tunnel.shape(2), |lab| {
+        lab.end_tunnels_at_servers()?;
+        transfers(lab, Method::Tunnel, (family, via))
+    });
+}
+
 /// Transfers to a service over every server of the lab. `via` is the family of the real servers'
 /// own addresses: for tunnels it may be another than the clients'.
 fn transfers(lab: &Lab, method: Method, (family, via): (Family, Family)) -> Result<()> {

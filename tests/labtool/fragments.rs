@@ -84,7 +84,8 @@ pub(crate) fn send(args: &Args) -> Result<()> {
     let answers = UdpSocket::bind(if to.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" })?;
     answers.connect(to)?;
     answers.set_read_timeout(Some(Duration::from_millis(100)))?;
-    let raw = Raw::open(answers.local_addr()?, to)?;
+    let mut raw = Raw::open(answers.local_addr()?, to)?;
+    raw.room = args.value("room", raw.room)?;
     // Numbers are identifications too: a run has its own, as no sender repeats them within seconds.
     let first: u64 = args.value("first", 1)?;
     let mut dice = Noise::new(first);
@@ -197,6 +198,8 @@ struct Raw {
     socket: OwnedFd,
     from: SocketAddr,
     to: SocketAddr,
+    /// Bytes of a datagram in one fragment.
+    room: usize,
 }
 
 impl Raw {
@@ -206,7 +209,7 @@ impl Raw {
         let socket =
             socket::socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)
                 .context("open a raw socket")?;
-        Ok(Self { socket, from, to })
+        Ok(Self { socket, from, to, room: ROOM })
     }
 
     fn send(&self, packet: &[u8]) -> Result<()> {
@@ -234,9 +237,9 @@ impl Raw {
     /// The packets that carry a datagram, in order.
     fn cut(&self, payload: &[u8], identification: u32) -> Vec<Vec<u8>> {
         let udp = self.udp(payload);
-        let count = udp.len().div_ceil(ROOM);
+        let count = udp.len().div_ceil(self.room);
         let piece = |(n, part): (usize, &[u8])| {
-            let (offset, more) = ((n * ROOM / 8) as u16, n + 1 < count);
+            let (offset, more) = ((n * self.room / 8) as u16, n + 1 < count);
             let head = match (self.from.ip(), self.to.ip()) {
                 (IpAddr::V4(from), IpAddr::V4(to)) => {
                     let mut head = vec![0x45, 0];
@@ -260,7 +263,7 @@ impl Raw {
             };
             [&head[..], part].concat()
         };
-        udp.chunks(ROOM).enumerate().map(piece).collect()
+        udp.chunks(self.room).enumerate().map(piece).collect()
     }
 
     fn udp(&self, payload: &[u8]) -> Vec<u8> {

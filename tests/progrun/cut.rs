@@ -35,6 +35,22 @@ pub(crate) fn cut(frame: &Frame, identification: u32, room: usize) -> Vec<Vec<u8
     body.chunks(room).enumerate().map(piece).collect()
 }
 
+/// The fragments of an untagged IPv4 frame without options, which may be a fragment itself.
+pub(crate) fn cut_again(frame: &[u8], room: usize) -> Vec<Vec<u8>> {
+    let (head, body) = frame.split_at(34);
+    let word = u16::from_be_bytes([head[20], head[21]]);
+    let identification = u16::from_be_bytes([head[18], head[19]]);
+    let count = body.len().div_ceil(room);
+    let piece = |(n, part): (usize, &[u8])| {
+        let more = if n + 1 < count { 0x2000 } else { word & 0x2000 };
+        let word = (word & 0x1fff) + (n * room / 8) as u16 | more;
+        let mut head = head.to_vec();
+        finish4(&mut head, 14, part.len(), (word, identification));
+        [&head[..], part].concat()
+    };
+    body.chunks(room).enumerate().map(piece).collect()
+}
+
 fn finish4(head: &mut [u8], l3: usize, length: usize, (word, identification): (u16, u16)) {
     let ip = &mut head[l3..];
     let total = (ip.len() + length) as u16;

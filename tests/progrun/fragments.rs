@@ -9,15 +9,20 @@ use lb_common::abi;
 use lb_common::detour::RerunNote;
 use lb_common::fragment::{DROP as DROPPED, FragmentEntry, FragmentKey, PASS as PASSED, REQUEST};
 use lb_common::pod::{bytes_of, from_bytes};
-use lb_common::service::{METHOD_DR, METHOD_NAT};
+use lb_common::service::{METHOD_DR, METHOD_NAT, METHOD_TUNNEL};
 use lb_common::verdict::Counter;
 use lb_user::dataplane::bpf::{Rerun, Verdict, sys};
 use lb_user::dataplane::detour::Worker;
 
-use crate::cut::cut;
-use crate::frames::{Frame, L4, flag, hex};
+use crate::cut::{cut, cut_again};
+use crate::frames::{Frame, L4, flag, hex, octets};
+use crate::path_mtu::{narrow, sized, told};
 use crate::rig::*;
 use crate::services::*;
+use crate::tunnels;
+
+/// Bytes of a re-run frame's metadata.
+const NOTE: usize = size_of::<RerunNote>();
 
 /// A frame that a test sends, and what it must become.
 struct Pair {
@@ -296,14 +301,14 @@ fn jumbo_fragments_are_held_whole() {
             let ran = sys::test_run_frame(
                 std::os::fd::AsFd::as_fd(&program),
                 &input,
-                4,
+                NOTE as u32,
                 CLIENT_SIDE,
                 &mut rerun,
             )?;
             ensure!(ran.length == input.len() && ran.verdict == REDIRECT, "{ran:?}");
             ensure!(rerun[..4] == SERVER_SIDE.to_ne_bytes(), "where to is not told");
             // Behind the headers, nothing changed.
-            ensure!(rerun[4 + 62..ran.length] == long[62..], "the frame was not kept whole");
+            ensure!(rerun[NOTE + 62..ran.length] == long[62..], "the frame was not kept whole");
         }
         Ok(())
     });
@@ -329,10 +334,11 @@ fn tags_are_exchanged_in_later_and_in_held_fragments() {
                 let input = [bytes_of(&RerunNote::zeroed()), sent].concat();
                 let mut output = vec![0; 4096];
                 let program = std::os::fd::AsFd::as_fd(&program);
-                let ran = sys::test_run_frame(program, &input, 4, CLIENT_SIDE, &mut output)?;
+                let ran =
+                    sys::test_run_frame(program, &input, NOTE as u32, CLIENT_SIDE, &mut output)?;
                 ensure!(ran.verdict == REDIRECT, "{ran:?}");
                 ensure!(output[..4] == SERVER_SIDE.to_ne_bytes(), "where to is not told");
-                assert_same(&output[4..ran.length], expected);
+                assert_same(&output[NOTE..ran.length], expected);
             }
         }
         Ok(())
@@ -490,7 +496,7 @@ fn a_frame_that_comes_back_undecided_is_dropped_and_not_held_again() {
         let packet = Packet::request(&service, L4::Udp, 1, 3);
         let mut rerun = Rerun::new(&rig.dataplane)?;
         let (verdict, counted) =
-            rig.counted(|_| Ok(rerun.run(&packet.pairs[1].sent, CLIENT_SIDE)?))?;
+            rig.counted(|_| Ok(rerun.run(&packet.pairs[1].sent, CLIENT_SIDE, false)?))?;
         ensure!(verdict == Verdict::Dropped, "{verdict:?}");
         ensure!(counted == Counted::from([("fragment_undecided", 1)]), "{counted:?}");
         let mut worker = Worker::new(&rig.dataplane)?;
@@ -506,8 +512,8 @@ fn an_interface_that_is_gone_costs_only_what_came_by_it() {
         let packet = Packet::request(&service, L4::Udp, 1, 3);
         packet.goes(rig, 0);
         let mut rerun = Rerun::new(&rig.dataplane)?;
-        ensure!(rerun.run(&packet.pairs[1].sent, 4711).is_err());
-        ensure!(rerun.run(&packet.pairs[1].sent, CLIENT_SIDE)? == Verdict::Sent);
+        ensure!(rerun.run(&packet.pairs[1].sent, 4711, false).is_err());
+        ensure!(rerun.run(&packet.pairs[1].sent, CLIENT_SIDE, false)? == Verdict::Sent);
         Ok(())
     });
 }
@@ -570,6 +576,142 @@ fn the_table_of_decisions_forgets_the_oldest() {
             ensure!(entry.is_some_and(|e| e.decision == REQUEST), "{n} is gone");
             ensure!(rig.run(&with_id(n), CLIENT_SIDE)?.verdict == REDIRECT, "{n}");
         }
+        Ok(())
+    });
+}
+
+/// A packet that may be split, and the pieces of `room` bytes that it becomes.
+fn splittable(service: &Installed, n: u16) -> (Vec<u8>, Vec<Vec<u8>>) {
+    let mut over = sized(service, client(false, n), 2400);
+    over.fragment = 0;
+    (over.bytes(), cut_again(&service.sent(&over, 0).bytes(), 1376))
+}
+
+#[test]
+fn what_may_be_split_is_split_with_every_method() {
+    with(1000, |rig| {
+        let mut worker = Worker::new(&rig.dataplane)?;
+        for method in [METHOD_DR, METHOD_NAT] {
+            let service = narrow(rig, method, false, 1400)?;
+            let mut peer = Peer::of(SERVER_SIDE)?;
+            // The first packet of a connection, and one of a known one.
+            for _ in 0..2 {
+                let (over, pieces) = splittable(&service, 0);
+                ensure!(pieces.len() == 2, "{} pieces", pieces.len());
+                let (out, counted) = rig.observe(&over, CLIENT_SIDE);
+                ensure!((out.verdict, counted) == (DROP, Counted::from([("detoured", 1)])));
+                turn(&mut worker);
+                peer.gets(pieces.iter().map(Vec::as_slice).collect())?;
+            }
+            let found = rig.traffic(service.index[0])?;
+            // 2,400 bytes, and a second header.
+            ensure!(
+                (found.connections, found.packets_in, found.bytes_in) == (1, 4, 4840),
+                "{found:?}"
+            );
+        }
+        let counts = worker.counts();
+        ensure!(counts.get(Counter::Split) == 4 && counts.get(Counter::DetourReruns) == 4);
+        let service = narrow(rig, METHOD_TUNNEL, false, 1400)?;
+        let mut peer = Peer::of(SERVER_SIDE)?;
+        let (over, pieces) = splittable(&service, 0);
+        let (out, counted) = rig.observe(&over, CLIENT_SIDE);
+        ensure!((out.verdict, counted) == (DROP, Counted::from([("detoured", 1)])));
+        turn(&mut worker);
+        let outer = [octets(tunnels::source(false)), octets(service.wanted.servers[0].0)].concat();
+        for piece in &pieces {
+            let wire = peer.0.receive(Duration::from_secs(5), "a piece", |f| f.len() > 400)?;
+            ensure!(wire[26..34] == outer, "{}", hex(&wire));
+            ensure!(wire[34..] == piece[14..], "{}\n{}", hex(&wire[34..]), hex(&piece[14..]));
+        }
+        ensure!(counts.get(Counter::Split) == 5, "{} split", counts.get(Counter::Split));
+        Ok(())
+    });
+}
+
+#[test]
+fn fragments_are_split_in_any_order() {
+    with(1000, |rig| {
+        let mut worker = Worker::new(&rig.dataplane)?;
+        for (method, id) in [(METHOD_DR, 50), (METHOD_NAT, 51)] {
+            let listen = vip(false, 5200 + u16::from(method));
+            let mut wanted = Wanted::new(method, UDP, listen, &servers(false, 1, 9200));
+            wanted.mtu = 1000;
+            let service = rig.install(&wanted)?;
+            let packet = Packet::request(&service, L4::Udp, 1, id);
+            let mut peer = Peer::of(SERVER_SIDE)?;
+            // Each goes to user space once: the later ones because the first is not there yet, the
+            // first because it is too big.
+            for at in (0..6).rev() {
+                packet.is_held(rig, at);
+            }
+            turn(&mut worker);
+            ensure!(worker.held() == (0, 0), "{:?} still held", worker.held());
+            let pieces: Vec<Vec<u8>> =
+                packet.pairs.iter().flat_map(|pair| cut_again(&pair.expected, 976)).collect();
+            ensure!(pieces.len() == 11, "{} pieces", pieces.len());
+            peer.gets(pieces.iter().map(Vec::as_slice).collect())?;
+            // The decision is there: too big alone brings a later one to user space now.
+            packet.is_held(rig, 2);
+            packet.goes(rig, 5);
+            turn(&mut worker);
+            let again = cut_again(&packet.pairs[2].expected, 976);
+            peer.gets(again.iter().map(Vec::as_slice).collect())?;
+        }
+        let counts = worker.counts();
+        let found = (counts.get(Counter::DetourReruns), counts.get(Counter::Split));
+        ensure!(found == (14, 12), "{found:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_piece_is_never_split_again() {
+    with(100, |rig| {
+        let service = narrow(rig, METHOD_DR, false, 1400)?;
+        let (over, _) = splittable(&service, 0);
+        let mut rerun = Rerun::new(&rig.dataplane)?;
+        let (verdict, counted) = rig.counted(|_| Ok(rerun.run(&over, CLIENT_SIDE, false)?))?;
+        ensure!(verdict == Verdict::TooBig(1400) && drops_in(&counted) == 0, "{verdict:?}");
+        let (verdict, counted) = rig.counted(|_| Ok(rerun.run(&over, CLIENT_SIDE, true)?))?;
+        ensure!(verdict == Verdict::Dropped, "{verdict:?}");
+        ensure!(counted == Counted::from([("too_big_unfragmented", 1)]), "{counted:?}");
+        let mut worker = Worker::new(&rig.dataplane)?;
+        ensure!(worker.turn(Instant::now()) == 0, "something came through the ring");
+        Ok(())
+    });
+}
+
+#[test]
+fn who_could_be_split_is_told_when_user_space_is_behind_or_away() {
+    with(1000, |rig| {
+        let service = narrow(rig, METHOD_DR, false, 1400)?;
+        let over = Frame { fragment: 0, ..sized(&service, client(false, 0), 1401) };
+        let later = Frame { fragment: 0x2010, ..over.clone() };
+        // Nobody takes anything from the ring.
+        let room = u64::from(abi::DETOUR_BYTES) / 1400;
+        for n in 0.. {
+            ensure!(n < room, "the ring takes everything");
+            let (out, counted) = rig.observe(&over.bytes(), CLIENT_SIDE);
+            if out.verdict == DROP {
+                ensure!(counted == Counted::from([("detoured", 1)]), "{counted:?}");
+                continue;
+            }
+            ensure!(counted == Counted::from([("path_mtu_told_unfragmented", 1)]), "{counted:?}");
+            assert_same(&out.frame, &told(&over, 1400, 528));
+            break;
+        }
+        let mut worker = Worker::new(&rig.dataplane)?;
+        turn(&mut worker);
+        let found = worker.counts().get(Counter::Split);
+        ensure!(found > 100, "only {found} fitted the ring");
+        rig.age_heartbeat(rig.hz() * 3600 + rig.hz())?;
+        let (out, counted) = rig.observe(&over.bytes(), CLIENT_SIDE);
+        ensure!(out.verdict == TX && counted.contains_key("path_mtu_told_unfragmented"));
+        // Nobody is told of a later fragment.
+        let first = Frame { fragment: 0x2000, ..over.clone() };
+        rig.observe(&first.bytes(), CLIENT_SIDE);
+        rig.drops(&later, CLIENT_SIDE, Counter::DetourFull);
         Ok(())
     });
 }

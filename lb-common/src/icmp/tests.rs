@@ -250,10 +250,16 @@ fn too_big_is_told_to_single_hosts_about_whole_packets_only() {
         ConnKey4::too_big(&frame[..], &packet, 1400)
     };
     assert_eq!(ask(&|_, _| {}), TooBig::Tell(1400));
-    assert_eq!(ask(&|_, f| f[L3 + 6] = 0), TooBig::Fragment(1400));
+    assert_eq!(ask(&|_, f| f[L3 + 6] = 0), TooBig::Split(1400));
+    assert_eq!(ask(&|_, f| f[L3 + 6] = 0x20), TooBig::Split(1400), "a first fragment");
     assert_eq!(ask(&|_, f| f[L3 + 6] = 0x60), TooBig::Tell(1400), "a first fragment");
     assert_eq!(ask(&|_, f| f[L3 + 7] = 1), TooBig::Silent, "a later one");
-    assert_eq!(ask(&|p, _| p.key.protocol = ICMP), TooBig::Silent);
+    // Split all the same, but nobody is told where that cannot be.
+    assert_eq!(ask(&|_, f| (f[L3 + 6], f[L3 + 7]) = (0x20, 1)), TooBig::Split(0));
+    for flags in [0x40, 0] {
+        let icmp = ask(&|p, f| (p.key.protocol, f[L3 + 6]) = (ICMP, flags));
+        assert_eq!(icmp, TooBig::Silent, "{flags:#x}");
+    }
     for source in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]] {
         assert_eq!(ask(&|p, _| p.key.source = source), TooBig::Silent, "{source:?}");
     }
@@ -264,7 +270,7 @@ fn too_big_is_told_to_single_hosts_about_whole_packets_only() {
     };
     assert_eq!(ask6(1500, 1400, [0x20; 16], TCP), TooBig::Tell(1400));
     assert_eq!(ask6(1281, 1240, [0x20; 16], TCP), TooBig::Tell(1280));
-    assert_eq!(ask6(1280, 1240, [0x20; 16], TCP), TooBig::Fragment(0));
+    assert_eq!(ask6(1280, 1240, [0x20; 16], TCP), TooBig::Stuck);
     assert_eq!(ask6(1500, 1400, [0; 16], TCP), TooBig::Silent);
     assert_eq!(ask6(1500, 1400, [0xff; 16], TCP), TooBig::Silent);
     assert_eq!(ask6(1500, 1400, [0x20; 16], ICMP6), TooBig::Silent);

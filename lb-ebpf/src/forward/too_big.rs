@@ -1,4 +1,5 @@
-//! Packets that do not fit the way to their real server: the sender is told the MTU that does.
+//! Packets that do not fit the way to their real server: the sender is told the MTU that does, or
+//! user space splits them where the sender leaves that to routers.
 //!
 //! The frame itself becomes the message: cut to what is quoted, with new headers in front, and sent
 //! back the way it came.
@@ -8,15 +9,17 @@
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
+use lb_common::detour::DETOUR_SPLIT;
+use lb_common::fragment::FragmentKey;
 use lb_common::icmp::TooBig;
 use lb_common::verdict::Counter;
 use lb_common::wire::{Buf, ETHERNET_LEN, Link, Packet, Tags};
 
 use crate::admit::may_send_icmp;
-use crate::forward::{Room, move_head};
+use crate::forward::{Room, is_controlled, move_head};
 use crate::frame::{Frame, ingress};
 use crate::stage::{Stage, handed_server};
-use crate::{maps, now, stats};
+use crate::{detour, maps, now, stats};
 
 /// Decides what becomes of the packet that was handed over.
 #[inline(always)]
@@ -32,19 +35,33 @@ pub fn judge<K: Stage>(ctx: &XdpContext) -> u32 {
     }
     match K::too_big(&Frame::new(ctx.ctx), packet, u32::from(server.mtu)) {
         TooBig::Tell(mtu) => tell(ctx.ctx, packet, mtu, Counter::PathMtuTold, Counter::TooBig),
-        TooBig::Fragment(mtu) => unfragmented(ctx.ctx, packet, mtu),
+        TooBig::Split(told) => split(ctx.ctx, packet, u32::from(server.mtu), told),
+        TooBig::Stuck => drop(Counter::TooBigUnfragmented),
         TooBig::Silent => drop(Counter::TooBig),
     }
 }
 
-/// The one place that decides on packets that a router would fragment: their sender is told, as if
-/// it had set Don't Fragment.
+/// The one place that decides on packets that a router would fragment: user space does it. Where it
+/// is behind, or not there, the sender is told `told`, as if it had set Don't Fragment.
 #[inline(always)]
-fn unfragmented<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>, mtu: u32) -> u32 {
-    if mtu == 0 {
-        return drop(Counter::TooBigUnfragmented);
+fn split<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>, mtu: u32, told: u32) -> u32 {
+    if packet.rerun {
+        // User space has the frame and waits for the verdict. A fragment that it made and that does
+        // not fit any more is lost: the path has narrowed meanwhile.
+        if !detour::ask_split(ctx, mtu) {
+            stats::count(Counter::TooBigUnfragmented);
+        }
+        return xdp_action::XDP_DROP;
     }
-    tell(ctx, packet, mtu, Counter::PathMtuToldUnfragmented, Counter::TooBigUnfragmented)
+    if maps::CONFIG.get(0).is_some_and(|config| is_controlled(config, now())) && detour::has_room()
+    {
+        detour::submit(ctx, DETOUR_SPLIT, mtu, &FragmentKey::zeroed());
+        return xdp_action::XDP_DROP;
+    }
+    if told == 0 {
+        return drop(Counter::DetourFull);
+    }
+    tell(ctx, packet, told, Counter::PathMtuToldUnfragmented, Counter::TooBigUnfragmented)
 }
 
 /// Makes the frame into the message and sends it back; `told` or `untold` is counted.

@@ -2,7 +2,7 @@
 //!
 //! It works without asking anybody, and bounded: a batch at a time, with a pause after a full one,
 //! so that a flood takes a part of one CPU; what does not fit the ring meanwhile is counted by the
-//! program. The controller starts it and reads its counts.
+//! program. What is too big for its way is split here (`split`), also when it was held before. The controller starts it and reads its counts.
 //!
 //! Must not know: services, why a frame was decided about as it was.
 
@@ -13,25 +13,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use lb_common::detour::{DETOUR_DECIDED, DETOUR_FRAGMENT, DetourHead};
+use lb_common::detour::{DETOUR_DECIDED, DETOUR_FRAGMENT, DETOUR_SPLIT, DetourHead};
 use lb_common::fragment::FragmentKey;
 use lb_common::verdict::Counter;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::bpf::{Dataplane, Detours, Rerun, Verdict};
 use super::fragments::{Fragments, Held, LIMITS, Plane};
+use super::split::split;
 
 /// What user space counted of held frames, since the daemon started.
 #[derive(Debug, Default)]
 pub struct Counts([AtomicU64; COUNTED.len()]);
 
 /// The counters that are user space's.
-const COUNTED: [Counter; 5] = [
+const COUNTED: [Counter; 6] = [
     Counter::FragmentTimeout,
     Counter::FragmentOverflow,
     Counter::DetourFailed,
     Counter::DetourPassLimit,
     Counter::DetourReruns,
+    Counter::Split,
 ];
 
 /// Records that are taken between two pauses.
@@ -117,7 +119,11 @@ impl Worker {
         let counts = self.counts();
         let run = move || {
             while let Some((head, _)) = self.runner.detours.take() {
-                self.runner.counts.add(Counter::FragmentTimeout, u64::from(head.length != 0));
+                let lost = match head.reason {
+                    DETOUR_FRAGMENT => Counter::FragmentTimeout,
+                    _ => Counter::DetourFailed,
+                };
+                self.runner.counts.add(lost, u64::from(head.length != 0));
             }
             loop {
                 let patience = self.fragments.wake_at();
@@ -167,6 +173,10 @@ impl Worker {
                 self.fragments.receive(now, head.key, held, &mut self.runner);
             }
             DETOUR_DECIDED => self.fragments.decided(&head.key, &mut self.runner),
+            DETOUR_SPLIT => {
+                let counter = self.runner.split(&Held { ingress: head.ingress, frame }, head.mtu);
+                self.runner.counts.add(counter, 1);
+            }
             reason => {
                 tracing::warn!(reason, "a frame was held for a reason that this lb does not know");
                 self.runner.counts.add(Counter::DetourFailed, 1);
@@ -181,19 +191,43 @@ impl Plane for Runner {
     }
 
     fn rerun(&mut self, held: Held) {
-        let counter = match self.rerun.run(&held.frame, held.ingress) {
-            Ok(Verdict::Sent | Verdict::Dropped) => Counter::DetourReruns,
-            Ok(Verdict::Pass) => self.pass(&held),
-            Err(error) => {
-                tracing::debug!(%error, ingress = held.ingress, "a held frame was not sent");
-                Counter::DetourFailed
-            }
-        };
+        let counter = self.run(&held, false);
         self.counts.add(counter, 1);
     }
 }
 
 impl Runner {
+    /// Runs a frame; what became of it.
+    fn run(&mut self, held: &Held, is_piece: bool) -> Counter {
+        match self.rerun.run(&held.frame, held.ingress, is_piece) {
+            Ok(Verdict::Sent | Verdict::Dropped) => Counter::DetourReruns,
+            Ok(Verdict::Pass) => self.pass(held),
+            Ok(Verdict::TooBig(mtu)) => self.split(held, mtu),
+            Err(error) => {
+                tracing::debug!(%error, ingress = held.ingress, "a held frame was not sent");
+                Counter::DetourFailed
+            }
+        }
+    }
+
+    /// Makes fragments of a packet and runs them in order, so that the first one leads the others;
+    /// what became of the whole. It never comes back here: pieces are not split again.
+    fn split(&mut self, held: &Held, mtu: u32) -> Counter {
+        let Some(pieces) = split(&held.frame, mtu) else {
+            tracing::debug!(mtu, ingress = held.ingress, "a packet could not be split");
+            return Counter::DetourFailed;
+        };
+        for frame in pieces {
+            let became = self.run(&Held { ingress: held.ingress, frame }, true);
+            // Without one of them the others are worth nothing.
+            if became != Counter::DetourReruns {
+                return became;
+            }
+        }
+        self.counts.add(Counter::Split, 1);
+        Counter::DetourReruns
+    }
+
     /// Gives a frame to the stack, unless that was done too often lately.
     fn pass(&mut self, held: &Held) -> Counter {
         if self.since.elapsed() >= Duration::from_secs(1) {

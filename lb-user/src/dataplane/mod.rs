@@ -3,8 +3,8 @@
 //! [`bpf`] is the only code that touches maps, and writes them only from `plan::MapOp`s. [`sweep`]
 //! walks the connection table and proposes what is over; the decision is the kernel program's.
 //! [`detour`] takes frames that the program cannot decide about yet and runs them again; which and
-//! when, [`fragments`] says. What would become of a packet is asked with a [`made_up`] frame in a
-//! [`bpf::Sandbox`].
+//! when, [`fragments`] says; [`split`] makes fragments of what is too big. What would become of a
+//! packet is asked with a [`made_up`] frame in a [`bpf::Sandbox`].
 //!
 //! Must not know: YAML, health, VRRP, who asks.
 
@@ -13,4 +13,5 @@ pub mod detour;
 pub mod fragments;
 pub mod listing;
 pub mod made_up;
+pub mod split;
 pub mod sweep;

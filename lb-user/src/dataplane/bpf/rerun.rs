@@ -34,6 +34,8 @@ pub enum Verdict {
     Dropped,
     /// It is for the stack; it has not been given to it yet.
     Pass,
+    /// It is to be split for this MTU; nothing was counted.
+    TooBig(u32),
 }
 
 /// Runs frames again.
@@ -98,12 +100,13 @@ impl Rerun {
         })
     }
 
-    /// Runs a frame that came in by `ingress`, and sends what comes out.
+    /// Runs a frame that came in by `ingress`, and sends what comes out. With `is_piece` the frame
+    /// came from splitting, so that [`Verdict::TooBig`] is no answer.
     ///
     /// # Errors
     /// The kernel's: the interface is gone, or the frame does not fit it.
-    pub fn run(&mut self, frame: &[u8], ingress: u32) -> io::Result<Verdict> {
-        self.prepare(frame);
+    pub fn run(&mut self, frame: &[u8], ingress: u32, is_piece: bool) -> io::Result<Verdict> {
+        self.prepare(frame, is_piece);
         let ran = test_run_frame(
             self.program.as_fd(),
             &self.input,
@@ -111,17 +114,19 @@ impl Rerun {
             ingress,
             &mut self.output,
         )?;
-        match ran.verdict {
-            XDP_TX | XDP_REDIRECT => {}
-            XDP_PASS => return Ok(Verdict::Pass),
-            _ => return Ok(Verdict::Dropped),
-        }
         let out = self.output.get(..ran.length).unwrap_or_default();
         let (Some(note), Some(frame)) = (pod::from_bytes::<RerunNote>(out), out.get(NOTE..)) else {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
-        self.socket.send(frame, note.egress)?;
-        Ok(Verdict::Sent)
+        match ran.verdict {
+            XDP_TX | XDP_REDIRECT => {
+                self.socket.send(frame, note.egress)?;
+                Ok(Verdict::Sent)
+            }
+            XDP_PASS => Ok(Verdict::Pass),
+            _ if !is_piece && note.mtu != 0 => Ok(Verdict::TooBig(note.mtu)),
+            _ => Ok(Verdict::Dropped),
+        }
     }
 
     /// Gives a frame that is for the stack to it.
@@ -129,13 +134,14 @@ impl Rerun {
     /// # Errors
     /// The kernel's: EINVAL for a frame beyond a page.
     pub fn pass(&mut self, frame: &[u8], ingress: u32) -> io::Result<()> {
-        self.prepare(frame);
+        self.prepare(frame, true);
         test_run_live(self.program.as_fd(), &self.input, NOTE as u32, ingress)
     }
 
-    fn prepare(&mut self, frame: &[u8]) {
+    fn prepare(&mut self, frame: &[u8], is_piece: bool) {
+        let note = RerunNote { egress: 0, mtu: u32::from(is_piece) };
         self.input.clear();
-        self.input.extend_from_slice(pod::bytes_of(&RerunNote::zeroed()));
+        self.input.extend_from_slice(pod::bytes_of(&note));
         self.input.extend_from_slice(frame);
     }
 }
