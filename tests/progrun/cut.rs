@@ -43,7 +43,7 @@ pub(crate) fn cut_again(frame: &[u8], room: usize) -> Vec<Vec<u8>> {
     let count = body.len().div_ceil(room);
     let piece = |(n, part): (usize, &[u8])| {
         let more = if n + 1 < count { 0x2000 } else { word & 0x2000 };
-        let word = (word & 0x1fff) + (n * room / 8) as u16 | more;
+        let word = ((word & 0x1fff) + (n * room / 8) as u16) | more;
         let mut head = head.to_vec();
         finish4(&mut head, 14, part.len(), (word, identification));
         [&head[..], part].concat()
