@@ -709,7 +709,7 @@ fn who_could_be_split_is_told_when_user_space_is_behind_or_away() {
         let (out, counted) = rig.observe(&over.bytes(), CLIENT_SIDE);
         ensure!(out.verdict == TX && counted.contains_key("path_mtu_told_unfragmented"));
         // Nobody is told of a later fragment.
-        let first = Frame { fragment: 0x2000, ..over.clone() };
+        let first = Frame { fragment: 0x2000, ..over };
         rig.observe(&first.bytes(), CLIENT_SIDE);
         rig.drops(&later, CLIENT_SIDE, Counter::DetourFull);
         Ok(())
