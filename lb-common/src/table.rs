@@ -73,13 +73,13 @@ pub const fn regions_of(buckets: u32) -> u32 {
 /// may have any number of buckets.
 #[inline(always)]
 pub const fn first_bucket(hash: u64, buckets: u32) -> u32 {
-    ((hash >> 32) * buckets as u64 >> 32) as u32
+    (((hash >> 32) * buckets as u64) >> 32) as u32
 }
 
 /// The other bucket, which is never the first one.
 #[inline(always)]
 pub const fn second_bucket(hash: u64, buckets: u32, first: u32) -> u32 {
-    let of_the_others = (hash & 0xffff_ffff) * (buckets as u64 - 1) >> 32;
+    let of_the_others = ((hash & 0xffff_ffff) * (buckets as u64 - 1)) >> 32;
     // One more from the first one on; without a branch, which a verifier would follow twice.
     (of_the_others + ((first as u64).wrapping_sub(of_the_others + 1) >> 63)) as u32
 }

@@ -88,6 +88,10 @@ const ENDLESS: u32 = 1 << 30;
 const READ: i32 = 0x0012_d687;
 const INSERT: i32 = 0x0005_e2d5;
 
+/// Of so many flows the table may refuse one: at the load here some 5 of a million find both their
+/// buckets full.
+const REFUSED_OF: u32 = 50_000;
+
 /// The loopback, by which test runs come unless told otherwise, and by which the answers leave.
 const LOOPBACK: u32 = 1;
 
@@ -390,7 +394,9 @@ impl Case {
             open += active + inactive;
         }
         // One more was opened without the wrapper.
-        ensure!(open == i64::from(flows) + 1, "{}: {open} connections", self.spec.name());
+        let missing = i64::from(flows) + 1 - open;
+        let allowed = 0..=i64::from(flows / REFUSED_OF);
+        ensure!(allowed.contains(&missing), "{}: {open} connections", self.spec.name());
         // One packet was counted before the table was filled.
         let misses = self.misses()?;
         ensure!(misses == 1, "{}: the hash table missed {misses} packets", self.spec.name());

@@ -1,4 +1,6 @@
 //! Places and loads of a table, and every interleaving of inserts.
+//!
+//! Must not know: maps and programs.
 
 use std::collections::HashSet;
 use std::vec::Vec;
