@@ -188,7 +188,7 @@ fn print_table(results: &[Measured], options: &Options) {
     println!("{rounds} rounds of {runs} packets; medians; one CPU; test run and wrapper included");
     println!("swap: exchange of the addresses; lookup: one in a hash table of as many flows");
     println!(
-        "{:<40} {:>7} {:>7} {:>7}  {:>6} {:>12} {:>6}  {:>6} {:>12} {:>6}",
+        "{:<42} {:>7} {:>7} {:>7}  {:>6} {:>12} {:>6}  {:>6} {:>12} {:>6}",
         "", "swap ns", "look ns", "own ns", "/swap", "range", "target", "/look", "range", "target"
     );
     for m in results {
@@ -197,7 +197,7 @@ fn print_table(results: &[Measured], options: &Options) {
         let by_lookup = m.by_lookup.map_or(none, |ratio| ratio.columns());
         let missed = m.by_swap.is_missed() || m.by_lookup.is_some_and(|ratio| ratio.is_missed());
         println!(
-            "{:<40} {:>7.0} {lookup:>7} {:>7.0}  {}  {by_lookup}{}",
+            "{:<42} {:>7.0} {lookup:>7} {:>7.0}  {}  {by_lookup}{}",
             m.name,
             m.swap,
             m.own,
