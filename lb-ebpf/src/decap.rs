@@ -32,8 +32,9 @@ pub fn lb_decap(ctx: XdpContext) -> u32 {
     let Some(found) = decap::find(&Frame::new(ctx.ctx)) else {
         return xdp_action::XDP_PASS;
     };
+    let destination = &found.destination;
     // SAFETY: the reference is not kept.
-    if unsafe { VIPS.get(&found.destination) }.is_none() {
+    if unsafe { VIPS.get(destination) }.is_none() {
         return xdp_action::XDP_PASS;
     }
     if found.is_congested() {

@@ -66,19 +66,19 @@ fn is_first<K>(packet: &Packet<K>) -> bool {
 /// Writes a decision; user space is told when a later fragment waits for it.
 #[inline(never)]
 fn remember<K: Table>(packet: &Packet<K>, entry: &FragmentEntry) {
-    let key = FragmentKey::of(packet);
-    if maps::FRAGMENTS.insert(&key, entry, BPF_NOEXIST as u64).is_ok() {
+    let key = &FragmentKey::of(packet);
+    if maps::FRAGMENTS.insert(key, entry, BPF_NOEXIST as u64).is_ok() {
         return;
     }
-    let is_awaited = match maps::FRAGMENTS.get_ptr(&key) {
+    let is_awaited = match maps::FRAGMENTS.get_ptr(key) {
         // SAFETY: a value of the table. If it is used anew this moment, user space is told in vain
         // or finds the decision when it looks again.
         Some(before) => unsafe { (*before).decision == fragment::WAITING },
         None => false,
     };
-    let _ = maps::FRAGMENTS.insert(&key, entry, BPF_ANY as u64);
+    let _ = maps::FRAGMENTS.insert(key, entry, BPF_ANY as u64);
     if is_awaited {
-        detour::tell(DETOUR_DECIDED, &key);
+        detour::tell(DETOUR_DECIDED, key);
     }
 }
 
@@ -98,8 +98,8 @@ pub fn follow<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>) -> u32 {
             xdp_action::XDP_PASS
         };
     }
-    let (key, now) = (FragmentKey::of(packet), now());
-    if let Some(found) = maps::FRAGMENTS.get_ptr_mut(&key) {
+    let (key, now) = (&FragmentKey::of(packet), now());
+    if let Some(found) = maps::FRAGMENTS.get_ptr_mut(key) {
         // SAFETY: a value of the table, copied at once. An element that is used anew in this moment
         // is that of the least recently used packet of tens of thousands.
         let entry = unsafe { *found };
@@ -110,10 +110,10 @@ pub fn follow<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>) -> u32 {
                 return go(ctx, packet, &entry, forward::is_controlled(config, now));
             }
         } else {
-            let _ = maps::FRAGMENTS.remove(&key);
+            let _ = maps::FRAGMENTS.remove(key);
         }
     }
-    hold(ctx, packet, &key, now)
+    hold(ctx, packet, key, now)
 }
 
 /// Follows a decision.
@@ -159,8 +159,8 @@ fn hold<K: Table>(ctx: *mut xdp_md, packet: &Packet<K>, key: &FragmentKey, now: 
     }
     // Marked first and handed over then: whoever decides in between finds the mark, or user space
     // finds the decision. One that is there already does as well.
-    let waiting = FragmentEntry::bare(fragment::WAITING, now);
-    let _ = maps::FRAGMENTS.insert(key, &waiting, BPF_NOEXIST as u64);
+    let waiting = &FragmentEntry::bare(fragment::WAITING, now);
+    let _ = maps::FRAGMENTS.insert(key, waiting, BPF_NOEXIST as u64);
     detour::submit(ctx, DETOUR_FRAGMENT, 0, key);
     xdp_action::XDP_DROP
 }

@@ -16,7 +16,7 @@ use lb_common::wire::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, Packet
 use crate::forward::{Room, drop, is_controlled, leave, move_head};
 use crate::frame::Frame;
 use crate::route::Query;
-use crate::stage::{Chosen, Stage, handed_server};
+use crate::stage::{Stage, handed_server};
 use crate::{maps, now, route, stats};
 
 /// Sends the packet that was handed over through the tunnel of its real server.
