@@ -38,8 +38,15 @@ pub(crate) fn ask(args: &Args) -> Result<()> {
         return ask_on_command(to, timeout);
     }
     let mut tally = Tally::default();
+    // All stay open: a port that was free again could be chosen twice, and two questions would be
+    // one connection.
+    let mut sockets = Vec::new();
     for _ in 0..args.value("count", 1)? {
-        tally.add(ask_once(to, timeout));
+        let answer = connected(to, timeout).and_then(|socket| {
+            sockets.push(socket);
+            question(&sockets[sockets.len() - 1])
+        });
+        tally.add(answer);
     }
     say(tally.json())
 }
@@ -55,10 +62,6 @@ fn ask_on_command(to: SocketAddr, timeout: Duration) -> Result<()> {
         })?;
     }
     Ok(())
-}
-
-fn ask_once(to: SocketAddr, timeout: Duration) -> io::Result<String> {
-    question(&connected(to, timeout)?)
 }
 
 fn connected(to: SocketAddr, timeout: Duration) -> io::Result<UdpSocket> {
