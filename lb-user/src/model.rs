@@ -8,6 +8,7 @@
 
 mod check;
 mod prefix;
+mod vrrp;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,6 +18,10 @@ use std::time::Duration;
 
 pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck};
 pub use prefix::Prefix;
+pub use vrrp::{
+    Email, Garp, InitialState, Notifications, Password, Script, SyncGroup, Track, Unicast, Vrrp,
+    VrrpInstance, VrrpNotify, VrrpVersion, Weighted,
+};
 
 /// Everything one configuration file asks of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +32,10 @@ pub struct Director {
     pub dataplane: Option<Dataplane>,
     /// L4 services in file order.
     pub virtual_services: Vec<VirtualService>,
+    /// Who owns virtual addresses.
+    pub vrrp: Vrrp,
+    /// Who is told of transitions.
+    pub notifications: Notifications,
     /// Where the CLI reaches the daemon.
     pub admin: Admin,
     /// What is logged, and how.

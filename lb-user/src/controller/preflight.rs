@@ -169,6 +169,8 @@ mod tests {
             node: "lb01".into(),
             dataplane: Some(dataplane),
             virtual_services: Vec::new(),
+            vrrp: crate::model::Vrrp::default(),
+            notifications: crate::model::Notifications::default(),
             admin: Admin::default(),
             log: Log::default(),
         }

@@ -243,6 +243,8 @@ mod tests {
                     health_check,
                 }],
             }],
+            vrrp: crate::model::Vrrp::default(),
+            notifications: crate::model::Notifications::default(),
             admin: crate::model::Admin::default(),
             log: crate::model::Log::default(),
         }

@@ -242,6 +242,8 @@ fn every_built_key_reaches_the_director() {
             }],
         }),
         virtual_services: vec![web, dns],
+        vrrp: Vrrp::default(),
+        notifications: Notifications::default(),
         admin: Admin { socket: "/run/lb/other.sock".into() },
         log: Log { level: LogLevel::Debug, format: LogFormat::Json },
     };

@@ -30,6 +30,8 @@ pub(super) fn director(
         node: file.node.value_or(host_name.to_owned()),
         dataplane: dataplane?,
         virtual_services: virtual_services?,
+        vrrp: model::Vrrp::default(),
+        notifications: model::Notifications::default(),
         admin: model::Admin { socket: file.socket.value_or(admin.socket) },
         log: model::Log {
             level: file.log_level.value_or(log.level),
