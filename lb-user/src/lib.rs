@@ -16,4 +16,5 @@ pub mod netlink;
 pub mod plan;
 pub mod real_server;
 pub mod sched;
+pub mod speaker;
 pub mod vrrp;

@@ -55,12 +55,12 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
         _ => path.strip_prefix(PREFIX).filter(|name| *name != "metrics").unwrap_or(""),
     };
     let allowed = match name {
-        "metrics" | "status" | "stats" | "connections" | "bans" | "explain" => "GET",
-        "reload" | "ban" | "unban" => "POST",
+        "metrics" | "status" | "stats" | "connections" | "bans" | "explain" | "vrrp" => "GET",
+        "reload" | "ban" | "unban" | "resign" => "POST",
         _ => {
             let text = format!(
                 "there is no {path:?}; ask for {PREFIX}status, stats, connections, explain, bans, \
-                 ban, unban or reload, or for {METRICS}"
+                 ban, unban, vrrp, resign or reload, or for {METRICS}"
             );
             return Err(Answer::error(StatusCode::NOT_FOUND, text));
         }
@@ -79,6 +79,7 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
         "connections" => return connections(&parameters, unknown, bad),
         "explain" => return explain(&parameters, unknown, bad),
         "ban" | "unban" => return ban(name, &parameters, unknown, bad),
+        "resign" => return resign(&parameters, unknown, bad),
         _ => {}
     }
     match (parameters.first(), name) {
@@ -87,6 +88,7 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
         (None, "stats") => Ok(Verb::Stats),
         (None, "metrics") => Ok(Verb::Metrics),
         (None, "bans") => Ok(Verb::Bans),
+        (None, "vrrp") => Ok(Verb::Vrrp),
         (None, _) => Ok(Verb::Reload),
     }
 }
@@ -156,6 +158,19 @@ fn ban(
     Ok(if name == "ban" { Verb::Ban { prefix, span } } else { Verb::Unban { prefix } })
 }
 
+/// `name=INSTANCE`.
+fn resign(
+    parameters: &Parameters,
+    unknown: impl Fn(&str) -> Answer,
+    bad: impl Fn(String) -> Answer,
+) -> Result<Verb, Answer> {
+    match parameters {
+        [(key, name)] if key == "name" => Ok(Verb::Resign { name: name.clone() }),
+        [] => Err(bad("say which instance: name=INSTANCE".to_owned())),
+        [(key, _), ..] => Err(unknown(key)),
+    }
+}
+
 /// The path and query that [`route`] turns back into this verb.
 pub fn path_of(verb: &Verb) -> (Method, String) {
     match verb {
@@ -180,6 +195,8 @@ pub fn path_of(verb: &Verb) -> (Method, String) {
             let path = format!("{PREFIX}explain?from={}&to={}", escape(&from), escape(&to));
             (Method::GET, path)
         }
+        Verb::Vrrp => (Method::GET, format!("{PREFIX}vrrp")),
+        Verb::Resign { name } => (Method::POST, format!("{PREFIX}resign?name={}", escape(name))),
         Verb::Unban { prefix } => {
             (Method::POST, format!("{PREFIX}unban?prefix={}", escape(&prefix.to_string())))
         }

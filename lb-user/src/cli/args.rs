@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
-use crate::model::{Admin, Prefix};
+use crate::model::{Admin, LogFormat, LogLevel, Prefix};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -49,6 +49,11 @@ pub enum Command {
     Unban(Unban),
     /// Say what would become of a packet, and why
     Explain(Explain),
+    /// Show VRRP instances, or make one give its mastership up
+    Vrrp(Vrrp),
+    /// The process that owns virtual addresses; `lb run` starts it
+    #[command(hide = true)]
+    Speaker(Speaker),
     /// Remove what a daemon that is gone left on this host
     Detach(Detach),
     /// Prepare this host as a real server of a virtual address, or undo it
@@ -83,9 +88,6 @@ pub enum Command {
     /// Not supported yet.
     #[command(hide = true)]
     ReopenLogs(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Vrrp(Rest),
     /// Not supported yet.
     #[command(hide = true)]
     Top(Rest),
@@ -129,6 +131,7 @@ impl Command {
             Self::Capture(_) => "capture",
             Self::ReopenLogs(_) => "reopen-logs",
             Self::Vrrp(_) => "vrrp",
+            Self::Speaker(_) => "speaker",
             Self::Bans(_) => "bans",
             Self::Ban(_) => "ban",
             Self::Unban(_) => "unban",
@@ -158,6 +161,8 @@ impl Command {
                 | Self::Bans(_)
                 | Self::Ban(_)
                 | Self::Unban(_)
+                | Self::Vrrp(_)
+                | Self::Speaker(_)
         )
     }
 }
@@ -304,6 +309,83 @@ pub struct Unban {
     /// Where and how.
     #[command(flatten)]
     pub daemon: Daemon,
+}
+
+/// `lb vrrp`.
+#[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Vrrp {
+    /// What to do instead of showing.
+    #[command(subcommand)]
+    pub command: Option<VrrpCommand>,
+    /// Everything about this instance
+    pub name: Option<String>,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// `lb vrrp ...`.
+#[derive(Debug, Subcommand)]
+pub enum VrrpCommand {
+    /// Give the mastership of an instance up, and do not preempt until it was master again
+    Resign {
+        /// The instance
+        name: String,
+        /// Where and how.
+        #[command(flatten)]
+        daemon: Daemon,
+    },
+}
+
+/// `lb speaker`.
+#[derive(Debug, ClapArgs)]
+pub struct Speaker {
+    /// Where the controller connects
+    #[arg(long, value_name = "PATH")]
+    pub socket: PathBuf,
+    /// The least important level that is logged
+    #[arg(long, value_enum, default_value_t = Level::Info)]
+    pub log_level: Level,
+    /// How it is logged
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub log_format: Format,
+}
+
+/// Log levels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// See [`LogLevel::Error`].
+    Error,
+    /// See [`LogLevel::Warn`].
+    Warn,
+    /// See [`LogLevel::Info`].
+    Info,
+    /// See [`LogLevel::Debug`].
+    Debug,
+    /// See [`LogLevel::Trace`].
+    Trace,
+}
+
+impl From<Level> for LogLevel {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => Self::Error,
+            Level::Warn => Self::Warn,
+            Level::Info => Self::Info,
+            Level::Debug => Self::Debug,
+            Level::Trace => Self::Trace,
+        }
+    }
+}
+
+impl From<Format> for LogFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Text => Self::Text,
+            Format::Json => Self::Json,
+        }
+    }
 }
 
 /// `lb detach`.

@@ -17,6 +17,7 @@ mod query;
 mod real_server;
 pub mod render;
 mod run;
+mod vrrp;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -67,6 +68,8 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Bans(daemon) => bans::bans(&daemon),
         Command::Ban(arguments) => bans::ban(&arguments),
         Command::Unban(arguments) => bans::unban(&arguments),
+        Command::Vrrp(arguments) => vrrp::run(&arguments),
+        Command::Speaker(arguments) => vrrp::speak(&arguments),
         other => anyhow::bail!("`lb {}` is not supported yet", other.name()),
     }
 }
@@ -109,7 +112,9 @@ mod tests {
             "capture --service web --drops -w out.pcap",
             "reopen-logs",
             "vrrp",
+            "vrrp VI_1 --json",
             "vrrp resign VI_1",
+            "speaker --socket /run/lb/admin.speaker --log-level debug --log-format json",
             "bans",
             "ban 192.0.2.0/24 --for 10m",
             "unban 192.0.2.0/24",

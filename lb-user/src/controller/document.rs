@@ -6,9 +6,15 @@
 //!
 //! Must not know: HTTP, how a document is shown, BPF.
 
+mod vrrp;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use vrrp::{
+    Resigned, Vrrp, VrrpCounters, VrrpInstance, VrrpReason, VrrpScript, VrrpTransition,
+};
 
 /// `lb status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,7 +31,7 @@ pub struct Status {
     /// L4 services in file order.
     pub virtual_services: Vec<VirtualService>,
     /// VRRP instances.
-    pub vrrp: Vec<serde_json::Value>,
+    pub vrrp: Vec<VrrpInstance>,
     /// L7 frontends.
     pub frontends: Vec<serde_json::Value>,
     /// L7 backends.

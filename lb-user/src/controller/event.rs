@@ -15,6 +15,7 @@ use crate::controller::routes::Routes;
 use crate::dataplane::sweep;
 use crate::health::Change;
 use crate::netlink::Address;
+use crate::speaker::client;
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub enum Event {
     Addresses(AddressResult),
     /// The process was signalled.
     Signal(Signal),
+    /// The speaker said something, came or went.
+    Speaker(client::Event),
     /// A sweep over the connection table ended.
     Sweep(sweep::Report),
 }
@@ -65,5 +68,11 @@ impl From<Request> for Event {
 impl From<Signal> for Event {
     fn from(signal: Signal) -> Self {
         Self::Signal(signal)
+    }
+}
+
+impl From<client::Event> for Event {
+    fn from(event: client::Event) -> Self {
+        Self::Speaker(event)
     }
 }

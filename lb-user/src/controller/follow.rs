@@ -50,6 +50,7 @@ impl Controller {
         }
         self.resolving.retain(|ip, _| named.contains(ip));
         self.follow_destinations();
+        self.follow_vrrp();
         self.change();
     }
 

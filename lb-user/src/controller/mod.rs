@@ -7,6 +7,7 @@
 //! - `task` is the owner; `reload` starts it and follows the file; `wanted` says what the maps
 //!   should hold, `engine` makes them so, `routes` keeps next hops and paths current, with
 //!   `path_mtu` for what routers report, `report` makes documents, `snapshot` metrics;
+//! - `vrrp` tells the speaker what to be, and keeps what it says;
 //! - `bans` keeps what is denied at run time, beside the file's list;
 //! - `explain` says what would become of a packet;
 //! - [`effective`](mod@effective) is the one place where configured weight, health and admin state meet;
@@ -33,6 +34,7 @@ pub mod routes;
 pub mod signals;
 mod snapshot;
 mod task;
+mod vrrp;
 pub mod wanted;
 
 use std::path::PathBuf;

@@ -16,6 +16,7 @@ use crate::controller::event::{AddressResult, Event, LoadResult};
 use crate::controller::request::{Refusal, RefusalKind, Request};
 use crate::controller::routes::{self, Routes};
 use crate::controller::task::{Controller, seed};
+use crate::controller::vrrp::Vrrp;
 use crate::controller::{Start, notify};
 use crate::health::Runner;
 use crate::metrics::Reloads;
@@ -55,6 +56,8 @@ impl Controller {
             reloading: false,
             stopping: None,
             is_ready: false,
+            is_planned: false,
+            vrrp: Vrrp::default(),
             drift: 0,
             reloads: Reloads::default(),
             apply_error: None,

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::config;
 use crate::controller::document::{
-    Bans, Connections, Error, Explanation, Lifted, Reload, Stats, Status,
+    Bans, Connections, Error, Explanation, Lifted, Reload, Resigned, Stats, Status, Vrrp,
 };
 use crate::metrics::Snapshot;
 use crate::model::{Listen, Prefix};
@@ -73,6 +73,13 @@ pub enum Verb {
     },
     /// What would become of a packet; answered with [`Explanation`].
     Explain(Asked),
+    /// [`Vrrp`].
+    Vrrp,
+    /// Give the mastership of an instance up; answered with [`Resigned`] when it is.
+    Resign {
+        /// The instance.
+        name: String,
+    },
     /// Read the configuration file again; answered when it serves or is refused.
     Reload,
 }
@@ -140,6 +147,10 @@ pub enum Document {
     Lifted(Lifted),
     /// To [`Verb::Explain`].
     Explanation(Explanation),
+    /// To [`Verb::Vrrp`].
+    Vrrp(Vrrp),
+    /// To [`Verb::Resign`].
+    Resigned(Resigned),
 }
 
 /// A request that was not done.

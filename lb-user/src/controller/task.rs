@@ -13,11 +13,13 @@ use lb_common::service::{EVENT_NEIGHBOUR, EVENT_PATH_MTU};
 use tokio::sync::mpsc;
 
 use crate::controller::checked::{Checked, Health};
+use crate::controller::document::Status;
 use crate::controller::engine::{Engine, HEARTBEAT_MAX};
 use crate::controller::event::{Event, Signal};
 use crate::controller::report::{self, Names, Source};
 use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request, Verb};
 use crate::controller::routes::{Ask, Routes};
+use crate::controller::vrrp::Vrrp;
 use crate::controller::wanted::{self, World};
 use crate::controller::{Start, notify};
 use crate::dataplane::listing::Reader;
@@ -64,6 +66,9 @@ pub(super) struct Controller {
     pub(super) addressing: bool,
     pub(super) stopping: Option<Instant>,
     pub(super) is_ready: bool,
+    /// The maps hold what the configuration asks for.
+    pub(super) is_planned: bool,
+    pub(super) vrrp: Vrrp,
     pub(super) drift: u64,
     pub(super) reloads: Reloads,
     pub(super) apply_error: Option<String>,
@@ -104,6 +109,7 @@ impl Controller {
             Event::Request(request) => self.answer(request),
             Event::Loaded(result, request) => self.loaded(result, request),
             Event::Addresses(result) => self.addressed(result),
+            Event::Speaker(event) => self.speaker(event),
             Event::Signal(Signal::Reload) => self.begin_reload(None),
             Event::Signal(Signal::Stop) => self.begin_stop(),
             Event::Sweep(report) => {
@@ -192,7 +198,9 @@ impl Controller {
             }
             Err(error) => self.plan_failed(error),
         }
-        if !self.resolving.is_empty() || self.addressing {
+        self.is_planned |= result.is_ok();
+        self.track();
+        if !self.resolving.is_empty() || self.addressing || !self.vrrp.is_settled() {
             return;
         }
         for request in std::mem::take(&mut self.waiting) {
@@ -255,10 +263,17 @@ impl Controller {
 
     fn beat(&mut self) {
         notify::watchdog();
+        self.beat_dataplane();
+        self.track();
+    }
+
+    fn beat_dataplane(&mut self) {
         let Some(engine) = &mut self.engine else {
             return;
         };
-        if let Err(error) = engine.dataplane().beat() {
+        let beaten = engine.dataplane().beat();
+        self.vrrp.has_beaten = beaten.is_ok();
+        if let Err(error) = beaten {
             tracing::error!("no heartbeat: {error:#}");
         }
         if let Err(error) = engine.end_bans() {
@@ -279,7 +294,10 @@ impl Controller {
         }
         match request.verb.clone() {
             Verb::Status => {
-                let reply = self.with_source(|source| source.status().map(Document::Status));
+                let vrrp = self.vrrp_instances();
+                let reply = self.with_source(|source| {
+                    source.status().map(|status| Document::Status(Status { vrrp, ..status }))
+                });
                 request.answer(reply);
             }
             Verb::Stats => {
@@ -300,6 +318,11 @@ impl Controller {
                 let reply = self.ban(prefix, span);
                 request.answer(reply);
             }
+            Verb::Vrrp => {
+                let reply = self.vrrp_document();
+                request.answer(reply);
+            }
+            Verb::Resign { name } => self.resign(request, &name),
             Verb::Explain(asked) => self.explain(request, asked),
             Verb::Unban { prefix } => {
                 let reply = self.unban(prefix);
@@ -392,6 +415,7 @@ impl Controller {
             return;
         }
         notify::stopping("draining");
+        self.vrrp.begin_stop();
         let patience =
             if self.start.keep_dataplane { Duration::ZERO } else { self.start.drain_timeout };
         tracing::info!(seconds = patience.as_secs(), "stopping: new connections are refused");
@@ -417,6 +441,7 @@ impl Controller {
 
     async fn stop(mut self, mut queue: mpsc::Receiver<Event>) -> anyhow::Result<()> {
         let keep = self.start.keep_dataplane;
+        self.vrrp.stop().await;
         while self.addressing {
             // What is being added now is to be removed as well.
             match tokio::time::timeout(RESOLVE, queue.recv()).await {

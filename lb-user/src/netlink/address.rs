@@ -93,10 +93,24 @@ impl Netlink {
     /// All addresses on this host that carry this program's mark, also those of a daemon that is
     /// gone. Kernels before 5.18 keep no mark and show none.
     pub async fn owned_addresses(&self) -> Result<Vec<Address>, NetlinkError> {
-        let mark = AddressAttribute::Protocol(AddressProtocol::Other(OWNER));
+        self.marked_addresses(OWNER).await
+    }
+
+    /// All addresses on this host that carry a mark.
+    pub async fn marked_addresses(&self, mark: u8) -> Result<Vec<Address>, NetlinkError> {
+        let mark = AddressAttribute::Protocol(AddressProtocol::Other(mark));
         let mut messages = self.address_messages().await?;
         messages.retain(|message| message.attributes.contains(&mark));
         Ok(messages.iter().filter_map(parse).collect())
+    }
+
+    /// Removes all addresses that carry a mark, and says which.
+    pub async fn remove_marked(&self, mark: u8) -> Result<Vec<Address>, NetlinkError> {
+        let found = self.marked_addresses(mark).await?;
+        for address in &found {
+            self.remove_address(*address).await?;
+        }
+        Ok(found)
     }
 
     /// All addresses on this host.

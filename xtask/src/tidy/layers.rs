@@ -29,6 +29,7 @@ const TABLES: [Table; 2] = [
             &["config"],
             &["plan", "health::fsm", "health::report", "vrrp"],
             &["dataplane", "health", "health::probe", "health::runner", "netlink"],
+            &["speaker"],
             &["controller", "real_server"],
             &["admin"],
             &["cli"],

@@ -21,11 +21,13 @@ const PURE: [&str; 8] = [
 const CLOCKS: [&str; 4] = ["Instant::now", "SystemTime::now", "tokio::time", ".elapsed()"];
 
 /// Places where `unsafe` is the purpose of the code.
-const UNSAFE: [&str; 5] = [
+const UNSAFE: [&str; 7] = [
     "lb-ebpf/src/",
     "lb-common/src/pod.rs",
     "lb-common/src/pod/",
     "lb-user/src/dataplane/bpf",
+    "lb-user/src/speaker/process.rs",
+    "lb-user/src/speaker/socket.rs",
     "tests/harness/",
 ];
 

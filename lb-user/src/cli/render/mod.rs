@@ -9,11 +9,13 @@ mod connections;
 mod stats;
 mod status;
 mod table;
+mod vrrp;
 
 pub use bans::{banned, bans, lifted};
 pub use connections::connections;
 pub use stats::{fill_rates, stats};
 pub use status::status;
+pub use vrrp::vrrp;
 
 use crate::controller::document::{Explanation, Reload};
 

@@ -7,6 +7,7 @@
 
 use crate::cli::render::endpoint;
 use crate::cli::render::table::{Align, table};
+use crate::cli::render::vrrp::instances;
 use crate::controller::document::{Check, Dataplane, RealServer, Status, VirtualService};
 
 /// The whole text.
@@ -15,6 +16,9 @@ pub fn status(status: &Status) -> String {
         format!("lb {} on {}: {}\n", status.version, status.node, plane(&status.dataplane));
     for warning in &status.dataplane.warnings {
         text.push_str(&format!("warning: {warning}\n"));
+    }
+    if !status.vrrp.is_empty() {
+        text.push_str(&instances(&status.vrrp));
     }
     if status.virtual_services.is_empty() {
         text.push_str("no virtual services\n");

@@ -1,0 +1,280 @@
+//! The controller's end of the line to the speaker, and the speaker's life.
+//!
+//! [`Client::start`] adopts a speaker that an earlier controller left, or starts one. When it dies
+//! its virtual addresses are taken away at once, since nobody speaks for them any more, and
+//! another one is started.
+//!
+//! Must not know: what is said, what follows from it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::model::{Log, LogFormat, LogLevel};
+use crate::netlink::Netlink;
+use crate::speaker::OWNER;
+use crate::speaker::protocol::{self, PROTOCOL, Report, Request};
+
+/// What happens to the speaker.
+#[derive(Debug)]
+pub enum Event {
+    /// One is there and waits for its configuration.
+    Up,
+    /// It said something.
+    Said(Report),
+    /// It is gone; another one is being started.
+    Lost,
+}
+
+/// The line to the speaker. When it is dropped, the speaker is left alone.
+#[derive(Debug)]
+pub struct Client {
+    requests: mpsc::Sender<Request>,
+    task: JoinHandle<()>,
+}
+
+impl Client {
+    /// Finds or starts a speaker at `socket`, and goes on doing so.
+    pub fn start<E>(socket: PathBuf, log: Log, netlink: Netlink, events: mpsc::Sender<E>) -> Self
+    where
+        E: From<Event> + Send + 'static,
+    {
+        let (requests, queue) = mpsc::channel(QUEUE);
+        let task = tokio::spawn(keep(socket, log, netlink, queue, events));
+        Self { requests, task }
+    }
+
+    /// Says something; what is said while no speaker is there is lost, since the next one hears
+    /// everything after [`Event::Up`]. False when the speaker does not listen.
+    pub fn say(&self, request: Request) -> bool {
+        self.requests.try_send(request).is_ok()
+    }
+
+    /// Has the speaker resign and end, and waits until it has.
+    pub async fn stop(self) {
+        let _gone = self.requests.send(Request::Stop).await;
+        if timeout(STOPPING, self.task).await.is_err() {
+            tracing::error!("the speaker does not stop");
+        }
+    }
+}
+
+/// Where a daemon's speaker listens.
+#[must_use]
+pub fn socket_beside(admin: &Path) -> PathBuf {
+    admin.with_extension("speaker")
+}
+
+async fn keep<E>(
+    socket: PathBuf,
+    log: Log,
+    netlink: Netlink,
+    mut queue: mpsc::Receiver<Request>,
+    events: mpsc::Sender<E>,
+) where
+    E: From<Event> + Send + 'static,
+{
+    let mut pause = Duration::ZERO;
+    loop {
+        let began = Instant::now();
+        match reach(&socket, log).await {
+            Ok((mut stream, child)) => {
+                while queue.try_recv().is_ok() {
+                    // It was meant for another one.
+                }
+                if events.send(E::from(Event::Up)).await.is_err() {
+                    return;
+                }
+                let over = talk(&mut stream, &mut queue, &events).await;
+                if let Some(mut child) = child {
+                    // Reaps it; a speaker that closed the line is about to end.
+                    let _status = timeout(STOPPING, child.wait()).await;
+                }
+                match over {
+                    Over::Asked | Over::NobodyAsks => return,
+                    Over::Lost(why) => tracing::error!("the speaker is gone: {why}"),
+                    Over::Foreign => continue,
+                }
+                clear(&netlink).await;
+                if events.send(E::from(Event::Lost)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => tracing::error!("there is no speaker: {error:#}"),
+        }
+        // The first one after a long life is started at once.
+        pause = if began.elapsed() > LONG_LIFE { Duration::ZERO } else { (pause * 2).max(PAUSE) };
+        pause = pause.min(LONGEST_PAUSE);
+        let until = sleep(pause);
+        tokio::pin!(until);
+        loop {
+            tokio::select! {
+                () = &mut until => break,
+                request = queue.recv() => match request {
+                    None | Some(Request::Stop) => return,
+                    Some(_) => {}
+                },
+            }
+        }
+    }
+}
+
+/// Takes away what a speaker that is gone left on interfaces.
+async fn clear(netlink: &Netlink) {
+    match netlink.remove_marked(OWNER).await {
+        Ok(removed) => {
+            for address in removed {
+                tracing::warn!(address = %address.address, "taken away: nobody speaks for it");
+            }
+        }
+        Err(error) => tracing::error!("virtual addresses may have stayed: {error}"),
+    }
+}
+
+/// Why a conversation is over.
+enum Over {
+    /// The speaker was asked to stop.
+    Asked,
+    /// The controller asks no more; the speaker goes on.
+    NobodyAsks,
+    /// It died, or is not understood.
+    Lost(String),
+    /// It spoke another version and was asked to stop.
+    Foreign,
+}
+
+async fn talk<E>(
+    stream: &mut UnixStream,
+    queue: &mut mpsc::Receiver<Request>,
+    events: &mpsc::Sender<E>,
+) -> Over
+where
+    E: From<Event> + Send + 'static,
+{
+    let (mut reader, mut writer) = stream.split();
+    let (mut received, mut stopping) = (Vec::with_capacity(BUFFER), false);
+    loop {
+        tokio::select! {
+            read = reader.read_buf(&mut received) => match read {
+                Ok(0) if stopping => return Over::Asked,
+                Ok(0) => return Over::Lost("it closed the line".to_owned()),
+                Ok(_) => {}
+                Err(error) => return Over::Lost(error.to_string()),
+            },
+            request = queue.recv() => {
+                let Some(request) = request else { return Over::NobodyAsks };
+                stopping |= request == Request::Stop;
+                if let Err(error) = say(&mut writer, &request).await {
+                    return Over::Lost(error.to_string());
+                }
+            }
+        }
+        loop {
+            let report = match protocol::decode(&mut received) {
+                Ok(Some(report)) => report,
+                Ok(None) => break,
+                Err(error) => return Over::Lost(error.to_string()),
+            };
+            if let Report::Hello { protocol } = report {
+                if protocol != PROTOCOL {
+                    tracing::warn!(protocol, "the speaker is of another version: it is replaced");
+                    let _gone = say(&mut writer, &Request::Stop).await;
+                    // Its end shows that its addresses are gone.
+                    let _ended = timeout(STOPPING, reader.read_to_end(&mut received)).await;
+                    return Over::Foreign;
+                }
+                continue;
+            }
+            if events.send(E::from(Event::Said(report))).await.is_err() {
+                return Over::NobodyAsks;
+            }
+        }
+    }
+}
+
+async fn say(writer: &mut (impl AsyncWriteExt + Unpin), request: &Request) -> anyhow::Result<()> {
+    let bytes = protocol::encode(request)?;
+    timeout(STOPPING, writer.write_all(&bytes)).await.context("it does not read")??;
+    Ok(())
+}
+
+/// Connects to the speaker that is there, or to a new one.
+async fn reach(socket: &Path, log: Log) -> anyhow::Result<(UnixStream, Option<Child>)> {
+    match UnixStream::connect(socket).await {
+        Ok(stream) => {
+            tracing::info!("the speaker of an earlier run is taken over");
+            return Ok((stream, None));
+        }
+        Err(error) if is_nobody(&error) => {}
+        Err(error) => return Err(error).context(socket.display().to_string()),
+    }
+    let mut child = spawn(socket, log)?;
+    let until = Instant::now() + STARTING;
+    loop {
+        match UnixStream::connect(socket).await {
+            Ok(stream) => return Ok((stream, Some(child))),
+            Err(error) if !is_nobody(&error) => return Err(error.into()),
+            Err(_) => {}
+        }
+        if let Some(status) = child.try_wait()? {
+            anyhow::bail!("it ended at once ({status}); its own words are in the log above");
+        }
+        anyhow::ensure!(Instant::now() < until, "it did not open {}", socket.display());
+        sleep(POLL).await;
+    }
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+fn spawn(socket: &Path, log: Log) -> anyhow::Result<Child> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("lb");
+    command.arg("speaker").arg("--socket").arg(socket);
+    command.args(["--log-level", level(log.level), "--log-format", format(log.format)]);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    // It outlives this process, and what is sent to this process's group is not for it.
+    command.process_group(0).kill_on_drop(false);
+    command.spawn().context("start `lb speaker`")
+}
+
+/// Names as the command line takes them.
+fn level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
+}
+
+fn format(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    }
+}
+
+/// Requests that wait for a speaker.
+const QUEUE: usize = 64;
+const BUFFER: usize = 1 << 16;
+/// How long a new speaker may take to listen.
+const STARTING: Duration = Duration::from_secs(5);
+/// How long one may take to resign and end.
+const STOPPING: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(2);
+/// A speaker that lived so long did not fail at its start.
+const LONG_LIFE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);

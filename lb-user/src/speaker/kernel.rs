@@ -1,0 +1,247 @@
+//! Links and addresses of the kernel, asked and changed without waiting for anything else.
+//!
+//! The daemon's `netlink` belongs to an asynchronous runtime, whose other tasks may come first.
+//! The speaker has nothing else to do while the kernel answers, which takes microseconds; several
+//! changes go out at once and their answers are read afterwards.
+//!
+//! Must not know: VRRP, why something is wanted.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
+};
+use netlink_packet_route::link::LinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rtnetlink::MulticastGroup;
+use socket2::SockRef;
+
+/// The mark of addresses that VRRP put on an interface (`ip -d address` prints `proto 112`).
+pub const OWNER: u8 = 112;
+
+/// An address on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Place {
+    /// Index of the interface.
+    pub(super) ifindex: u32,
+    /// The address.
+    pub(super) address: IpAddr,
+    /// Its prefix length.
+    pub(super) prefix_len: u8,
+}
+
+/// A connection for requests.
+pub(super) struct Kernel {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Kernel {
+    /// Opens the connection in this network namespace.
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        SockRef::from(&socket).set_read_timeout(Some(DEADLINE))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// All links, with what is attached to them.
+    pub(super) fn links(&mut self) -> io::Result<Vec<LinkMessage>> {
+        let found = self.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewLink(link) => Some(link),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// All addresses.
+    pub(super) fn addresses(&mut self) -> io::Result<Vec<AddressMessage>> {
+        let found = self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewAddress(address) => Some(address),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Adds addresses; the answers are in their order. EEXIST when one is there already.
+    pub(super) fn add(&mut self, places: &[Place]) -> io::Result<Vec<io::Result<()>>> {
+        let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+        let message = |place| (RouteNetlinkMessage::NewAddress(address_message(place)), flags);
+        self.ask(places.iter().map(message).collect())
+    }
+
+    /// Removes addresses; the answers are in their order. EADDRNOTAVAIL when one is not there.
+    pub(super) fn remove(&mut self, places: &[Place]) -> io::Result<Vec<io::Result<()>>> {
+        let flags = NLM_F_REQUEST | NLM_F_ACK;
+        let message = |place| (RouteNetlinkMessage::DelAddress(address_message(place)), flags);
+        self.ask(places.iter().map(message).collect())
+    }
+
+    /// Sends all requests, then reads an answer to each.
+    pub(super) fn ask(
+        &mut self,
+        requests: Vec<(RouteNetlinkMessage, u16)>,
+    ) -> io::Result<Vec<io::Result<()>>> {
+        let first = self.sequence.wrapping_add(1);
+        let count = requests.len();
+        for (payload, flags) in requests {
+            self.send(payload, flags)?;
+        }
+        let mut answers: Vec<Option<io::Result<()>>> = (0..count).map(|_| None).collect();
+        while answers.iter().any(Option::is_none) {
+            for message in self.receive()? {
+                let at = message.header.sequence_number.wrapping_sub(first) as usize;
+                let (Some(place), NetlinkPayload::Error(error)) =
+                    (answers.get_mut(at), message.payload)
+                else {
+                    continue;
+                };
+                *place = Some(error.code.map_or(Ok(()), |_| Err(error.to_io())));
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    fn dump(&mut self, payload: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.send(payload, NLM_F_REQUEST | NLM_F_DUMP)?;
+        let mut found = Vec::new();
+        loop {
+            for message in self.receive()? {
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match message.payload {
+                    NetlinkPayload::Done(_) => return Ok(found),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    NetlinkPayload::InnerMessage(inner) => found.push(inner),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, payload: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = NetlinkMessage::from(payload);
+        message.header.flags = flags;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map(drop)
+    }
+
+    fn receive(&self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
+        Ok(parse(&datagram(&self.socket)?))
+    }
+}
+
+/// A connection on which the kernel tells what changes.
+pub(super) struct Events(Socket);
+
+impl Events {
+    /// Listens to links and addresses in this network namespace.
+    pub(super) fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        for group in [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr]
+        {
+            socket.add_membership(group as u32)?;
+        }
+        socket.set_non_blocking(true)?;
+        Ok(Self(socket))
+    }
+
+    /// What changed since the last call; `None` when some of it was lost.
+    pub(super) fn take(&self) -> Option<Vec<RouteNetlinkMessage>> {
+        let mut found = Vec::new();
+        loop {
+            match datagram(&self.0) {
+                Ok(bytes) => {
+                    found.extend(parse(&bytes).into_iter().filter_map(|message| {
+                        match message.payload {
+                            NetlinkPayload::InnerMessage(inner) => Some(inner),
+                            _ => None,
+                        }
+                    }));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(found),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_lost) => return None,
+            }
+        }
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn datagram(socket: &Socket) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(DATAGRAM);
+    socket.recv(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// The messages of a datagram; what is not understood is left out.
+fn parse(bytes: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {
+    let mut found = Vec::new();
+    let mut rest = bytes;
+    while rest.len() >= HEADER {
+        let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+        let Some(message) = rest.get(..length).filter(|_| length >= HEADER) else { break };
+        found.extend(NetlinkMessage::deserialize(message));
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+    }
+    found
+}
+
+fn address_message(place: &Place) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = place.ifindex;
+    message.header.prefix_len = place.prefix_len;
+    message.attributes.push(AddressAttribute::Local(place.address));
+    match place.address {
+        IpAddr::V4(_) => {
+            message.header.family = netlink_packet_route::AddressFamily::Inet;
+        }
+        IpAddr::V6(_) => {
+            message.header.family = netlink_packet_route::AddressFamily::Inet6;
+            // No duplicate address detection: it would keep the address from serving for a
+            // second, and for ever while the old master's answers are still there.
+            message.header.flags |= AddressHeaderFlags::Nodad;
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            // Deprecated: it never becomes the source of what this host sends of its own.
+            let mut lifetimes = CacheInfo::default();
+            lifetimes.ifa_preferred = 0;
+            lifetimes.ifa_valid = u32::MAX;
+            message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
+        }
+    }
+    message.attributes.push(AddressAttribute::Address(place.address));
+    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(OWNER)));
+    message
+}
+
+/// The kernel answers at once; this is for one that does not.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// More than the kernel puts into one datagram of an answer.
+const DATAGRAM: usize = 1 << 16;
+/// Bytes of a netlink header.
+const HEADER: usize = 16;

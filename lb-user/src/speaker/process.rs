@@ -1,0 +1,63 @@
+//! Makes this process one that is neither delayed nor killed for others, and that can do little.
+//!
+//! Each step is an advantage and none a condition: in a container some are refused.
+//!
+//! Must not know: VRRP.
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::io;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+
+/// Locks memory, asks for the processor before others, and gives up every privilege but those
+/// that VRRP needs.
+pub(super) fn settle() {
+    let steps: [(&str, fn() -> io::Result<()>); 6] = [
+        ("leave the terminal's session", || match nix::unistd::setsid() {
+            // It leads a session already.
+            Ok(_) | Err(nix::errno::Errno::EPERM) => Ok(()),
+            Err(error) => Err(error.into()),
+        }),
+        ("survive a lack of memory", || fs::write("/proc/self/oom_score_adj", "-1000")),
+        ("lock its memory", lock_memory),
+        ("run before others", run_first),
+        ("take no new privileges", || Ok(nix::sys::prctl::set_no_new_privs()?)),
+        ("give up privileges", give_up_privileges),
+    ];
+    for (what, step) in steps {
+        if let Err(error) = step() {
+            tracing::warn!(%error, "the speaker cannot {what}");
+        }
+    }
+}
+
+fn lock_memory() -> io::Result<()> {
+    // Without a limit, or what is allocated later would fail once the privilege is given up.
+    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?;
+    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)?)
+}
+
+/// The lowest real-time priority: it runs before every ordinary process, and after a watchdog.
+fn run_first() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // Children would not inherit it; there are none.
+    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the parameters are live for the call, and 0 is this thread.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn give_up_privileges() -> io::Result<()> {
+    let keep = CapsHashSet::from([Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW]);
+    let had = caps::read(None, CapSet::Permitted).map_err(io::Error::other)?;
+    let left: CapsHashSet = had.intersection(&keep).copied().collect();
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        caps::set(None, set, &left).map_err(io::Error::other)?;
+    }
+    caps::clear(None, CapSet::Inheritable).map_err(io::Error::other)
+}

@@ -1,0 +1,251 @@
+//! The speaker's loop: one thread that waits for frames, the kernel, the controller and timers.
+//!
+//! Whatever has arrived is taken before a timer that is due: an advert that waited in the socket
+//! while this process did not run shows that its master lives.
+//!
+//! Must not know: the election, how anything is sent.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+
+use crate::speaker::hands::Hands;
+use crate::speaker::kernel::Events;
+use crate::speaker::line::Line;
+use crate::speaker::process;
+use crate::speaker::protocol::{Report, Request};
+use crate::speaker::seats::Seats;
+use crate::speaker::station::Change;
+use crate::vrrp::frame::{self, Heard};
+use crate::vrrp::packet;
+use crate::vrrp::receive::Facts;
+
+/// The speaker's state.
+struct Speaker {
+    hands: Hands,
+    events: Events,
+    line: Line,
+    seats: Seats,
+    grace: Duration,
+    /// Identifiers that nobody here has, and when they were logged.
+    strangers: BTreeMap<(u32, u8), Instant>,
+    next_second: Instant,
+    is_over: bool,
+    changed: bool,
+}
+
+/// Speaks VRRP for the controller that connects to this socket, until it says stop or stays away
+/// for too long.
+///
+/// # Errors
+/// When this host does not let it: no privileges, or no sockets.
+pub fn run(socket: &Path) -> anyhow::Result<()> {
+    let hands = Hands::open().context("VRRP needs root or CAP_NET_ADMIN and CAP_NET_RAW")?;
+    let events = Events::open().context("listen to the kernel's links and addresses")?;
+    let line = Line::bind(socket)?;
+    process::settle();
+    let now = Instant::now();
+    let mut speaker = Speaker {
+        hands,
+        events,
+        line,
+        seats: Seats::default(),
+        grace: FIRST_GRACE,
+        strangers: BTreeMap::new(),
+        next_second: now,
+        is_over: false,
+        changed: false,
+    };
+    // What changed since the tables were read.
+    speaker.hands.look_again();
+    while !speaker.is_over {
+        speaker.wait().context("wait for something to happen")?;
+        speaker.turn(Instant::now());
+    }
+    speaker.end();
+    Ok(())
+}
+
+impl Speaker {
+    /// Waits until something can be read or a timer is due.
+    fn wait(&self) -> io::Result<()> {
+        let now = Instant::now();
+        let deadline = self
+            .seats
+            .next_deadline()
+            .into_iter()
+            .chain([self.next_second, self.line.last_heard() + self.grace])
+            .min();
+        let patience =
+            deadline.map(|at| TimeSpec::from_duration(at.saturating_duration_since(now)));
+        let mut waited = vec![PollFd::new(self.events.as_fd(), PollFlags::POLLIN)];
+        for listening in self.hands.ears.values() {
+            waited.push(PollFd::new(listening.ear.as_fd(), PollFlags::POLLIN));
+        }
+        self.line.wait_for(&mut waited);
+        match ppoll(&mut waited, patience, None) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn turn(&mut self, now: Instant) {
+        self.follow_kernel(now);
+        self.listen(now);
+        for request in self.line.take(now) {
+            self.obey(now, request);
+        }
+        if now >= self.line.last_heard() + self.grace {
+            tracing::warn!(
+                "the controller has been away for {} ms: this node resigns",
+                self.grace.as_millis()
+            );
+            self.is_over = true;
+            return;
+        }
+        self.seats.timers(now, &mut self.hands);
+        if now >= self.next_second {
+            self.next_second = now + Duration::from_secs(1);
+            self.every_second(now);
+        }
+        self.report();
+    }
+
+    /// Links and addresses as the kernel tells them.
+    fn follow_kernel(&mut self, now: Instant) {
+        let Some(messages) = self.events.take() else {
+            self.hands.look_again();
+            for router in self.seats.routers() {
+                router.look_after_everything(&mut self.hands);
+            }
+            self.seats.look_around(now, &mut self.hands);
+            return;
+        };
+        let changes: Vec<Change> =
+            messages.iter().filter_map(|message| self.hands.station.follow(message)).collect();
+        for change in &changes {
+            if let Change::Removed(place) = change {
+                for router in self.seats.routers() {
+                    router.put_back(*place, &mut self.hands);
+                }
+            }
+        }
+        if !changes.is_empty() {
+            self.hands.forget_lost_links();
+            self.seats.look_around(now, &mut self.hands);
+        }
+    }
+
+    /// Frames that came in.
+    fn listen(&mut self, now: Instant) {
+        let mut buffer = [0; FRAME];
+        let interfaces: Vec<u32> = self.hands.ears.keys().copied().collect();
+        for ifindex in interfaces {
+            for _ in 0..MAX_FRAMES {
+                let Some(listening) = self.hands.ears.get(&ifindex) else { break };
+                let Ok(Some(bytes)) = listening.ear.hear(&mut buffer) else { break };
+                match frame::read(bytes) {
+                    Some(Heard::Vrrp { source, destination, ttl, message }) => {
+                        let facts = Facts { ttl, source, destination, interface: ifindex };
+                        self.hear(now, &facts, message);
+                    }
+                    Some(Heard::Claim { address, mac }) => {
+                        self.seats.hear_claim(ifindex, address, mac, &self.hands);
+                    }
+                    None => {}
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, now: Instant, facts: &Facts, message: &[u8]) {
+        let Some(vrid) = packet::vrid(message) else { return };
+        if self.seats.hear(now, vrid, facts, message, &mut self.hands) {
+            return;
+        }
+        let known = self.strangers.get(&(facts.interface, vrid));
+        if known.is_none_or(|at| now >= *at + STRANGERS_EVERY) {
+            self.strangers.insert((facts.interface, vrid), now);
+            tracing::info!(
+                source = %facts.source, vrid, ifindex = facts.interface,
+                "adverts of a virtual router that no instance here has are ignored"
+            );
+        }
+    }
+
+    fn obey(&mut self, now: Instant, request: Request) {
+        match request {
+            Request::Alive => {}
+            Request::Track(tracked) => self.seats.track(now, tracked, &mut self.hands),
+            Request::Configure(configuration, tracked) => {
+                self.grace = configuration.grace;
+                self.seats.configure(now, &configuration, tracked, &mut self.hands);
+                self.hands.reports.push(Report::Done(String::new(), Ok(())));
+            }
+            Request::Resign(name) => {
+                let known = self.seats.resign(now, &name, &mut self.hands);
+                let result = known.then_some(()).ok_or_else(|| format!("no instance {name}"));
+                self.hands.reports.push(Report::Done(name, result));
+            }
+            Request::Stop => self.is_over = true,
+        }
+        self.changed = true;
+    }
+
+    fn every_second(&mut self, now: Instant) {
+        let through: BTreeMap<(u32, bool), u64> = self
+            .hands
+            .ears
+            .keys()
+            .flat_map(|ifindex| [(*ifindex, true), (*ifindex, false)])
+            .map(|(ifindex, v4)| ((ifindex, v4), self.hands.drain(ifindex, v4)))
+            .collect();
+        for router in self.seats.routers() {
+            if let Some(group) = router.group() {
+                router.look_for_filters(through.get(&group).copied().unwrap_or_default());
+            }
+        }
+        if self.strangers.len() > MAX_STRANGERS {
+            self.strangers.retain(|_, at| now < *at + STRANGERS_EVERY);
+        }
+        self.changed = true;
+    }
+
+    /// Tells the controller what there is to tell.
+    fn report(&mut self) {
+        let reports = std::mem::take(&mut self.hands.reports);
+        if reports.is_empty() && !self.changed {
+            return;
+        }
+        self.changed = false;
+        // First the state, so that whoever hears of a transition finds it there.
+        self.line.tell(&Report::Status(self.seats.status()));
+        for report in reports {
+            self.line.tell(&report);
+        }
+    }
+
+    /// Resigns, takes the addresses away, and says so.
+    fn end(&mut self) {
+        self.seats.stop(Instant::now(), &mut self.hands);
+        self.changed = true;
+        self.report();
+    }
+}
+
+/// How long the first configuration is waited for.
+const FIRST_GRACE: Duration = Duration::from_secs(10);
+/// From one log line about the same stranger to the next.
+const STRANGERS_EVERY: Duration = Duration::from_secs(600);
+/// Strangers that are remembered without looking which are old.
+const MAX_STRANGERS: usize = 1024;
+/// Longer than any frame of interest: 255 IPv6 addresses are 4 KiB.
+const FRAME: usize = 9216;
+/// Frames of one interface that are taken in one turn, so that a flood does not keep timers away.
+const MAX_FRAMES: usize = 256;
