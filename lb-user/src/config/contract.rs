@@ -8,12 +8,13 @@
 
 // Sections of which nothing is built are in a file of their own, to keep this one readable.
 mod later_sections;
+mod vrrp;
 
 use crate::model;
 use Inside::{Free, Map, Named, Value};
-use later_sections::{
-    BACKEND, CONNECTION_SYNC, FRONTEND, NOTIFICATIONS, SERVER, TLS, VRRP, WORKERS,
-};
+use later_sections::{BACKEND, CONNECTION_SYNC, FRONTEND, SERVER, TLS, WORKERS};
+pub(super) use vrrp::{AUTHENTICATION_TYPES, INITIAL_STATES};
+use vrrp::{NOTIFICATIONS, VRRP};
 
 /// One key of a mapping.
 #[derive(Debug)]
@@ -167,9 +168,9 @@ pub(super) static ROOT: &[Key] = &[
     built("dataplane", Map(DATAPLANE)),
     built("health_checks", Named(HEALTH_CHECK)),
     built("virtual_services", Map(VIRTUAL_SERVICE)),
-    later("vrrp", Map(VRRP)),
+    built("vrrp", Map(VRRP)),
     later("connection_sync", Map(CONNECTION_SYNC)),
-    later("notifications", Map(NOTIFICATIONS)),
+    built("notifications", Map(NOTIFICATIONS)),
     later("tls", Map(TLS)),
     later("workers", Map(WORKERS)),
     later("frontends", Map(FRONTEND)),

@@ -190,6 +190,57 @@ pub(super) fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// The name of a user of this host, as useradd(8) makes them and some more.
+pub(super) fn user(text: &str) -> Result<String, String> {
+    let odd = |c: char| c == ':' || c == '/' || c.is_whitespace() || c.is_control();
+    if text.is_empty() || text.len() > 32 || text.starts_with('-') || text.contains(odd) {
+        return Err(format!("{} cannot be the name of a user", quoted(text)));
+    }
+    Ok(text.to_owned())
+}
+
+/// An address of e-mail without a display name; control characters would end a line of SMTP.
+pub(super) fn mailbox(text: &str) -> Result<String, String> {
+    let odd = |c: char| c.is_whitespace() || c.is_control() || "<>,;\"()[]\\".contains(c);
+    match text.rsplit_once('@') {
+        Some((local, domain))
+            if !local.is_empty()
+                && !domain.is_empty()
+                && text.len() <= 254
+                && !text.contains(odd) =>
+        {
+            Ok(text.to_owned())
+        }
+        _ => Err(format!("{} is no address; write such as ops@example.com", quoted(text))),
+    }
+}
+
+/// `HOST[:PORT]` of a mail server, an IPv6 address in brackets; without a port it is 25.
+pub(super) fn mail_server(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((host, "")) => (host, None),
+            Some((host, after)) => (host, Some(after.strip_prefix(':').unwrap_or(""))),
+            None => return Err(format!("{} has no closing bracket", quoted(text))),
+        },
+        None if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) => {
+            return Err(format!("put the IPv6 address in brackets; write [{text}]:25"));
+        }
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    if text.starts_with('[') && !host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) {
+        return Err(format!("{}: only IPv6 addresses are in brackets", quoted(text)));
+    }
+    let odd = |c: char| !(c.is_ascii_alphanumeric() || "-._:".contains(c));
+    if host.is_empty() || host.len() > 253 || host.contains(odd) || host.starts_with('-') {
+        return Err(format!("{} is no mail server; write such as 127.0.0.1:25", quoted(text)));
+    }
+    Ok((host.to_owned(), port.map_or(Ok(25), self::port)?))
+}
+
 /// A request method; they are case-sensitive (RFC 9110, 9.1).
 pub(super) fn method(text: &str) -> Result<Method, String> {
     if text == "CONNECT" {
@@ -360,6 +411,58 @@ mod tests {
             "224.0.0.1/32",
         ] {
             assert!(owned_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_mail_server_is_a_host_with_a_port() {
+        let is = |text: &str, host: &str, port| {
+            assert_eq!(mail_server(text), Ok((host.to_owned(), port)), "{text}");
+        };
+        is("127.0.0.1:587", "127.0.0.1", 587);
+        is("mail.example.com", "mail.example.com", 25);
+        is("[2001:db8::25]:2525", "2001:db8::25", 2525);
+        is("[::1]", "::1", 25);
+        for bad in [
+            "",
+            ":25",
+            "mail:",
+            "mail:0",
+            "mail:smtp",
+            "::1",
+            "[::1",
+            "[::1]25",
+            "[mail]:25",
+            "a b:25",
+            "mail:25:25",
+            "ä:25",
+            "-x:25",
+        ] {
+            assert!(mail_server(bad).is_err(), "{bad}");
+        }
+        assert_eq!(
+            mail_server("::1").unwrap_err(),
+            "put the IPv6 address in brackets; write [::1]:25"
+        );
+    }
+
+    #[test]
+    fn a_mailbox_is_one_line_with_one_address() {
+        for good in ["ops@example.com", "root@localhost", "a+b@example.com"] {
+            assert_eq!(mailbox(good), Ok(good.to_owned()));
+        }
+        for bad in
+            ["", "ops", "@example.com", "ops@", "Ops <ops@example.com>", "a@b\r\nRCPT", "a b@c"]
+        {
+            assert!(mailbox(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_user_is_a_name_and_no_path() {
+        assert!(user("nobody").is_ok() && user("keepalived_script").is_ok());
+        for bad in ["", "a b", "-x", "a:b", "../x", "a\0"] {
+            assert!(user(bad).is_err(), "{bad:?}");
         }
     }
 

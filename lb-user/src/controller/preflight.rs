@@ -6,9 +6,11 @@
 //!
 //! Must not know: how findings are shown, YAML.
 
+pub(in crate::controller) mod vrrp;
+
 use crate::dataplane::bpf::is_on_bpffs;
 use crate::model::{AttachMode, Dataplane, Director};
-use crate::netlink::{LinkTable, Netlink, NetlinkError};
+use crate::netlink::{Address, LinkTable, Netlink, NetlinkError};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +41,8 @@ pub struct Host {
     pub bpffs: bool,
     /// Interfaces of this network namespace.
     pub links: LinkTable,
+    /// Addresses of this network namespace.
+    pub addresses: Vec<Address>,
 }
 
 impl Host {
@@ -50,15 +54,19 @@ impl Host {
             .then(|| aya::sys::is_program_supported(aya::programs::ProgramType::Xdp).ok())
             .flatten();
         let bpffs = director.dataplane.as_ref().is_none_or(|plane| is_on_bpffs(&plane.pin_path));
-        let links = Netlink::open()?.links().await?;
-        Ok(Self { capabilities, xdp, bpffs, links })
+        let netlink = Netlink::open()?;
+        let (links, addresses) = (netlink.links().await?, netlink.addresses().await?);
+        Ok(Self { capabilities, xdp, bpffs, links, addresses })
     }
 }
 
 /// Everything that this host lacks for this configuration.
 pub fn check(director: &Director, host: &Host) -> Vec<Finding> {
-    // A node without services for XDP needs nothing of this.
-    director.dataplane.as_ref().map(|plane| check_dataplane(plane, host)).unwrap_or_default()
+    // A node without services for XDP needs nothing of its plane.
+    let plane = director.dataplane.as_ref().map(|plane| check_dataplane(plane, host));
+    let mut findings = plane.unwrap_or_default();
+    findings.extend(vrrp::check(&director.vrrp.instances, host));
+    findings
 }
 
 fn check_dataplane(plane: &Dataplane, host: &Host) -> Vec<Finding> {
@@ -187,7 +195,7 @@ mod tests {
             kind: LinkKind::Plain,
         };
         let links = [eth0].into_iter().collect();
-        Host { capabilities: u64::MAX, xdp: Some(true), bpffs: true, links }
+        Host { capabilities: u64::MAX, xdp: Some(true), bpffs: true, links, addresses: Vec::new() }
     }
 
     #[track_caller]
@@ -239,7 +247,13 @@ mod tests {
     #[test]
     fn a_node_without_a_dataplane_needs_nothing() {
         let director = Director { dataplane: None, ..director() };
-        let bare = Host { capabilities: 0, xdp: None, bpffs: false, links: LinkTable::default() };
+        let bare = Host {
+            capabilities: 0,
+            xdp: None,
+            bpffs: false,
+            links: LinkTable::default(),
+            addresses: Vec::new(),
+        };
         assert_eq!(check(&director, &bare), []);
     }
 }

@@ -25,10 +25,10 @@ const TABLES: [Table; 2] = [
         folder: "lb-user/src/",
         floors: &[
             &["model"],
-            &["sched", "metrics"],
+            &["sched", "metrics", "vrrp::priority", "vrrp::timing"],
             &["config"],
             &["plan", "health::fsm", "health::report", "vrrp"],
-            &["dataplane", "health", "health::probe", "health::runner", "netlink"],
+            &["dataplane", "health", "health::probe", "health::runner", "netlink", "failover"],
             &["speaker"],
             &["controller", "real_server"],
             &["admin"],

@@ -7,80 +7,8 @@
 use super::Inside::{Free, Map, Named, Value};
 use super::{HEALTH_CHECK, Key, later};
 
-pub(super) static VRRP: &[Key] = &[
-    later("controller_grace", Value),
-    later("scripts", Named(SCRIPT)),
-    later("instances", Map(INSTANCE)),
-    later("sync_groups", Map(SYNC_GROUP)),
-];
-static SCRIPT: &[Key] = &[
-    later("command", Value),
-    later("interval", Value),
-    later("timeout", Value),
-    later("rise", Value),
-    later("fall", Value),
-    later("weight", Value),
-    later("user", Value),
-];
-static INSTANCE: &[Key] = &[
-    later("name", Value),
-    later("interface", Value),
-    later("virtual_router_id", Value),
-    later("version", Value),
-    later("priority", Value),
-    later("advertisement_interval", Value),
-    later("initial_state", Value),
-    later("preempt", Value),
-    later("preempt_delay", Value),
-    later("authentication", Map(&[later("type", Value), later("password", Value)])),
-    later("addresses", Value),
-    later("addresses_excluded", Value),
-    later("accept", Value),
-    later("unicast", Map(&[later("source", Value), later("peers", Value)])),
-    later("virtual_mac", Value),
-    later("garp", Map(&[later("count", Value), later("delay", Value), later("refresh", Value)])),
-    later("track", Map(TRACK)),
-    later(
-        "notify",
-        Map(&[
-            later("master", Value),
-            later("backup", Value),
-            later("fault", Value),
-            later("stop", Value),
-            later("any", Value),
-            later("email", Value),
-        ]),
-    ),
-];
-static TRACK: &[Key] = &[
-    later("scripts", Value),
-    later("interfaces", Map(WEIGHTED)),
-    later("virtual_services", Map(WEIGHTED_SERVICE)),
-    later("frontends", Value),
-];
-static WEIGHTED: &[Key] = &[later("name", Value), later("weight", Value)];
-static WEIGHTED_SERVICE: &[Key] = &[later("name", Value), later("weight", Value)];
-static SYNC_GROUP: &[Key] = &[
-    later("name", Value),
-    later("instances", Value),
-    later("notify", Map(&[later("master", Value), later("backup", Value), later("fault", Value)])),
-];
-
 pub(super) static CONNECTION_SYNC: &[Key] =
     &[later("listen", Value), later("peers", Value), later("key_file", Value)];
-
-pub(super) static NOTIFICATIONS: &[Key] = &[later(
-    "email",
-    Map(&[
-        later("smtp", Value),
-        later("from", Value),
-        later("to", Value),
-        later("starttls", Value),
-        later("username", Value),
-        later("password_file", Value),
-        later("timeout", Value),
-    ]),
-)];
 
 pub(super) static TLS: &[Key] = &[
     later("certificates", Map(&[later("name", Value), later("cert", Value), later("key", Value)])),

@@ -104,9 +104,15 @@ impl<'a> Cursor<'a> {
 
     /// A whole number in `range`.
     pub(in crate::config) fn number(&self, range: RangeInclusive<u32>) -> Option<u32> {
+        let number = self.whole(i64::from(*range.start())..=i64::from(*range.end()))?;
+        u32::try_from(number).ok()
+    }
+
+    /// A whole number in `range`, which may reach below zero.
+    pub(in crate::config) fn whole(&self, range: RangeInclusive<i64>) -> Option<i64> {
         let (low, high) = (*range.start(), *range.end());
         match &self.node.kind {
-            Kind::Int(n) => match u32::try_from(*n).ok().filter(|n| range.contains(n)) {
+            Kind::Int(n) => match i64::try_from(*n).ok().filter(|n| range.contains(n)) {
                 None => self.error(format!("{n} is not from {low} to {high}")),
                 number => number,
             },
@@ -129,15 +135,25 @@ impl<'a> Cursor<'a> {
 
     /// A duration above zero and of at most 31 days.
     pub(in crate::config) fn duration(&self) -> Option<Duration> {
+        let duration = self.span()?;
+        if duration.is_zero() {
+            return self.error("must be more than 0");
+        }
+        Some(duration)
+    }
+
+    /// A duration of at most 31 days; nothing of it is `0s` or `off`.
+    pub(in crate::config) fn span_or_off(&self) -> Option<Duration> {
+        if self.is_off() { Some(Duration::ZERO) } else { self.span() }
+    }
+
+    fn span(&self) -> Option<Duration> {
         let what = "a duration such as 500ms, 5s, 15m or 1h";
         let duration = match &self.node.kind {
             Kind::Text(_) => self.parsed(what, units::duration)?,
             Kind::Int(n) if *n > 0 => return self.error(format!("{n} has no unit; write {n}s")),
             _ => return self.expected(what),
         };
-        if duration.is_zero() {
-            return self.error("must be more than 0");
-        }
         if duration > LONGEST {
             return self.error("is longer than 31 days (744h)");
         }

@@ -7,6 +7,7 @@
 
 mod check;
 mod cursor;
+mod vrrp;
 
 use super::contract;
 use super::problem::{Place, Problems};
@@ -18,6 +19,9 @@ pub(super) use cursor::{Cursor, Fields};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+pub(super) use vrrp::{
+    Command, Email, Instance, Items, Notify, Script, SyncGroup, Track, Vrrp, Weighted,
+};
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +83,9 @@ pub(super) struct File {
     pub(super) health_checks: Vec<(At<String>, Option<HealthCheck>)>,
     /// Services that are mappings at all.
     pub(super) virtual_services: Written<Vec<VirtualService>>,
+    pub(super) vrrp: Written<Vrrp>,
+    /// `notifications.email`; `None` inside is `off`.
+    pub(super) email: Written<Option<Email>>,
     pub(super) socket: Written<PathBuf>,
     pub(super) log_level: Written<model::LogLevel>,
     pub(super) log_format: Written<model::LogFormat>,
@@ -163,6 +170,7 @@ impl File {
         let fields = root.fields().unwrap_or_else(|| Fields::none(root.place()));
         let defaults = fields.get("defaults").and_then(Cursor::fields);
         let default = |key: &str| defaults.as_ref().and_then(|d| d.get(key).cloned());
+        let notifications = fields.get("notifications").and_then(Cursor::fields);
         let admin = fields.get("admin").and_then(Cursor::fields);
         let log = fields.get("log").and_then(Cursor::fields);
         let log = log.unwrap_or_else(|| Fields::none(root.place()));
@@ -177,6 +185,8 @@ impl File {
             virtual_services: fields.read("virtual_services", |c| {
                 Some(c.items()?.iter().filter_map(VirtualService::read).collect())
             }),
+            vrrp: fields.read("vrrp", Vrrp::read),
+            email: notifications.map_or(Written::Absent, |n| n.read("email", Email::read)),
             socket: admin.map_or(Written::Absent, |a| a.read("socket", socket_path)),
             log_level: log.read("level", |c| c.word(&contract::LEVELS)),
             log_format: log.read("format", |c| c.word(&contract::FORMATS)),

@@ -1,7 +1,7 @@
 //! Tests of the whole way from text to director, against files.
 //!
 //! `vectors` compares complete outputs, `contract` walks `docs/lb.yaml`, `fuzz` mutates it,
-//! `positions` are those of the reader alone.
+//! `positions` are those of the reader alone, `vrrp` the meaning of its section.
 //!
 //! Must not know: private steps that have tests of their own beside them.
 
@@ -11,6 +11,7 @@ mod contract;
 mod fuzz;
 mod positions;
 mod vectors;
+mod vrrp;
 
 use std::path::PathBuf;
 

@@ -7,6 +7,7 @@
 
 use super::super::{ConfigError, load};
 use super::repository;
+use super::vrrp::{notifications_of_everything, vrrp_of_everything};
 use crate::model::*;
 use http::{HeaderValue, Method};
 use std::fs;
@@ -242,8 +243,8 @@ fn every_built_key_reaches_the_director() {
             }],
         }),
         virtual_services: vec![web, dns],
-        vrrp: Vrrp::default(),
-        notifications: Notifications::default(),
+        vrrp: vrrp_of_everything(),
+        notifications: notifications_of_everything(),
         admin: Admin { socket: "/run/lb/other.sock".into() },
         log: Log { level: LogLevel::Debug, format: LogFormat::Json },
     };

@@ -5,8 +5,10 @@
 //! Must not know: YAML, types of single values, lines and columns.
 
 mod checks;
+mod notifications;
 mod prefixes;
 mod services;
+mod vrrp;
 
 use super::problem::{Place, Problems};
 use super::raw::{At, Dataplane, File, Written};
@@ -24,14 +26,16 @@ pub(super) fn director(
     let checks = checks::Checks::new(&file.health_checks, problems);
     let virtual_services = services::all(file, &checks, problems);
     let dataplane = dataplane(file, problems);
+    let (notifications, mail) = notifications::notifications(file, problems);
+    let vrrp = vrrp::vrrp(file, mail, problems);
     let admin = model::Admin::default();
     let log = model::Log::default();
     Some(model::Director {
         node: file.node.value_or(host_name.to_owned()),
         dataplane: dataplane?,
         virtual_services: virtual_services?,
-        vrrp: model::Vrrp::default(),
-        notifications: model::Notifications::default(),
+        vrrp: vrrp?,
+        notifications: notifications?,
         admin: model::Admin { socket: file.socket.value_or(admin.socket) },
         log: model::Log {
             level: file.log_level.value_or(log.level),

@@ -64,8 +64,12 @@ fn vips(file: &File, services: &[VirtualService]) -> HashMap<IpAddr, String> {
     let listens = listens.map(|at| (at.value.address, &at.place));
     let owned = file.dataplane.at().into_iter().flat_map(|at| &at.value.addresses);
     let owned = owned.map(|at| (at.value.0, &at.place));
+    let instances = file.vrrp.at().into_iter().flat_map(|at| &at.value.instances.good);
+    let moving = instances
+        .flat_map(|at| at.value.addresses.good.iter().chain(&at.value.addresses_excluded.good));
+    let moving = moving.map(|at| (at.value.0, &at.place));
     let mut vips = HashMap::new();
-    for (address, place) in listens.chain(owned) {
+    for (address, place) in listens.chain(owned).chain(moving) {
         vips.entry(address).or_insert_with(|| place.path.clone());
     }
     vips
