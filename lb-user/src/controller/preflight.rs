@@ -6,7 +6,7 @@
 //!
 //! Must not know: how findings are shown, YAML.
 
-pub(in crate::controller) mod vrrp;
+mod vrrp;
 
 use crate::dataplane::bpf::is_on_bpffs;
 use crate::model::{AttachMode, Dataplane, Director};

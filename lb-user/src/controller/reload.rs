@@ -13,7 +13,6 @@ use tokio::sync::mpsc;
 use crate::config;
 use crate::controller::engine::Engine;
 use crate::controller::event::{AddressResult, Event, LoadResult};
-use crate::controller::preflight::vrrp::NOT_SPOKEN;
 use crate::controller::request::{Refusal, RefusalKind, Request};
 use crate::controller::routes::{self, Routes};
 use crate::controller::task::{Controller, seed};
@@ -294,9 +293,6 @@ fn refuse_what_needs_a_start(before: &Director, after: &Director) -> anyhow::Res
         }
         (None, None) => {}
         _ => return refuse("dataplane"),
-    }
-    if !after.vrrp.instances.is_empty() {
-        anyhow::bail!("{NOT_SPOKEN}");
     }
     if before.admin.socket != after.admin.socket {
         return refuse("admin.socket");

@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::model::{Log, LogFormat, LogLevel};
 use crate::netlink::Netlink;
@@ -162,10 +162,13 @@ where
 {
     let (mut reader, mut writer) = stream.split();
     let (mut received, mut stopping) = (Vec::with_capacity(BUFFER), false);
+    let mut alive = interval(ALIVE);
+    alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             read = reader.read_buf(&mut received) => match read {
-                Ok(0) if stopping => return Over::Asked,
+                // However it ends: it may not have read everything before it closed the line.
+                Ok(0) | Err(_) if stopping => return Over::Asked,
                 Ok(0) => return Over::Lost("it closed the line".to_owned()),
                 Ok(_) => {}
                 Err(error) => return Over::Lost(error.to_string()),
@@ -173,7 +176,16 @@ where
             request = queue.recv() => {
                 let Some(request) = request else { return Over::NobodyAsks };
                 stopping |= request == Request::Stop;
-                if let Err(error) = say(&mut writer, &request).await {
+                if let Err(error) = say(&mut writer, &request).await
+                    && !stopping
+                {
+                    return Over::Lost(error.to_string());
+                }
+            }
+            _ = alive.tick() => {
+                if let Err(error) = say(&mut writer, &Request::Alive).await
+                    && !stopping
+                {
                     return Over::Lost(error.to_string());
                 }
             }
@@ -269,6 +281,8 @@ fn format(format: LogFormat) -> &'static str {
 /// Requests that wait for a speaker.
 const QUEUE: usize = 64;
 const BUFFER: usize = 1 << 16;
+/// How often the speaker hears that its controller lives, far below every `controller_grace`.
+const ALIVE: Duration = Duration::from_millis(200);
 /// How long a new speaker may take to listen.
 const STARTING: Duration = Duration::from_secs(5);
 /// How long one may take to resign and end.

@@ -35,9 +35,12 @@ pub(super) fn settle() {
 }
 
 fn lock_memory() -> io::Result<()> {
-    // Without a limit, or what is allocated later would fail once the privilege is given up.
-    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)?;
-    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)?)
+    let mut flags = MlockAllFlags::MCL_CURRENT;
+    // With a limit, what is allocated later would fail once the privilege is given up.
+    if setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).is_ok() {
+        flags |= MlockAllFlags::MCL_FUTURE;
+    }
+    Ok(mlockall(flags)?)
 }
 
 /// The lowest real-time priority: it runs before every ordinary process, and after a watchdog.

@@ -8,16 +8,12 @@ use std::net::IpAddr;
 use super::{Finding, Host, Severity};
 use crate::model::{OwnedAddress, Prefix, VrrpInstance};
 
-/// Why a configuration with instances is not taken while nothing speaks VRRP.
-pub(in crate::controller) const NOT_SPOKEN: &str = "vrrp.instances: this version checks the \
-     section (`lb check FILE --peer FILE`) and does not speak VRRP yet; take it out to run lb";
-
 /// Everything that this host lacks for these instances.
 pub(super) fn check(instances: &[VrrpInstance], host: &Host) -> Vec<Finding> {
     if instances.is_empty() {
         return Vec::new();
     }
-    let mut findings = vec![Finding { severity: Severity::Refuse, message: NOT_SPOKEN.to_owned() }];
+    let mut findings = Vec::new();
     let lacking = super::lacking(host.capabilities);
     let lacking: Vec<_> = lacking.into_iter().filter(|name| NEEDED.contains(name)).collect();
     if !lacking.is_empty() {
@@ -146,11 +142,9 @@ mod tests {
         }
     }
 
-    /// What is found besides that VRRP is not spoken yet.
     #[track_caller]
     fn finds(written: &str, host: &Host, expected: &[(Severity, &str)]) {
-        let mut findings = check(&instances(written), host);
-        assert_eq!(findings.remove(0).message, NOT_SPOKEN);
+        let findings = check(&instances(written), host);
         assert_eq!(findings.len(), expected.len(), "{findings:?}");
         for (finding, (severity, text)) in findings.iter().zip(expected) {
             assert_eq!(finding.severity, *severity, "{finding:?}");
