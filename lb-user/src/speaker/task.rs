@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 
 use crate::speaker::hands::Hands;
@@ -31,6 +33,7 @@ struct Speaker {
     hands: Hands,
     events: Events,
     line: Line,
+    signals: SignalFd,
     seats: Seats,
     grace: Duration,
     /// Identifiers that nobody here has, and when they were logged.
@@ -49,12 +52,14 @@ pub fn run(socket: &Path) -> anyhow::Result<()> {
     let hands = Hands::open().context("VRRP needs root or CAP_NET_ADMIN and CAP_NET_RAW")?;
     let events = Events::open().context("listen to the kernel's links and addresses")?;
     let line = Line::bind(socket)?;
+    let signals = terminations().context("be told of signals")?;
     process::settle();
     let now = Instant::now();
     let mut speaker = Speaker {
         hands,
         events,
         line,
+        signals,
         seats: Seats::default(),
         grace: FIRST_GRACE,
         strangers: BTreeMap::new(),
@@ -84,7 +89,10 @@ impl Speaker {
             .min();
         let patience =
             deadline.map(|at| TimeSpec::from_duration(at.saturating_duration_since(now)));
-        let mut waited = vec![PollFd::new(self.events.as_fd(), PollFlags::POLLIN)];
+        let mut waited = vec![
+            PollFd::new(self.events.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
+        ];
         for listening in self.hands.ears.values() {
             waited.push(PollFd::new(listening.ear.as_fd(), PollFlags::POLLIN));
         }
@@ -100,6 +108,10 @@ impl Speaker {
         self.listen(now);
         for request in self.line.take(now) {
             self.obey(now, request);
+        }
+        if let Ok(Some(signal)) = self.signals.read_signal() {
+            tracing::info!(signal = signal.ssi_signo, "asked to end by a signal: this node resigns");
+            self.is_over = true;
         }
         if now >= self.line.last_heard() + self.grace {
             tracing::warn!(
@@ -237,6 +249,15 @@ impl Speaker {
         self.changed = true;
         self.report();
     }
+}
+
+/// Signals that ask to end, to be read instead of killing: a resignation comes first.
+fn terminations() -> nix::Result<SignalFd> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block()?;
+    SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }
 
 /// How long the first configuration is waited for.
