@@ -9,6 +9,7 @@ use crate::speaker::kernel::{Kernel, Place};
 use crate::speaker::protocol::Report;
 use crate::speaker::socket::{Ear, Member};
 use crate::speaker::station::Station;
+use crate::speaker::virtual_mac;
 
 /// The means of all virtual routers.
 pub(super) struct Hands {
@@ -16,6 +17,8 @@ pub(super) struct Hands {
     pub(super) kernel: Kernel,
     /// Links and addresses.
     pub(super) station: Station,
+    /// Devices with a virtual MAC address.
+    pub(super) devices: BTreeSet<u32>,
     /// Sockets by index of the interface.
     pub(super) ears: BTreeMap<u32, Listening>,
     /// What the controller is to hear.
@@ -42,10 +45,12 @@ impl Hands {
         let mut hands = Self {
             kernel,
             station,
+            devices: BTreeSet::new(),
             ears: BTreeMap::new(),
             reports: Vec::new(),
             is_router: forwards_ipv6(),
         };
+        virtual_mac::clear(&mut hands.kernel)?;
         let stale = hands.station.virtual_places();
         for place in &stale {
             tracing::info!(address = %place.address, "an address of an earlier life is removed");
@@ -67,7 +72,7 @@ impl Hands {
     /// Adds addresses; gives those that are there now because of it.
     pub(super) fn add(&mut self, places: &[Place]) -> BTreeSet<Place> {
         let (mut added, mut there) = (BTreeSet::new(), Vec::new());
-        let answers = match self.kernel.add(places) {
+        let answers = match self.kernel.add(places, &self.devices) {
             Ok(answers) => answers,
             Err(error) => {
                 tracing::error!(%error, "the kernel does not answer: no address was added");

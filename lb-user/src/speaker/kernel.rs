@@ -6,6 +6,7 @@
 //!
 //! Must not know: VRRP, why something is wanted.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,11 +15,13 @@ use std::time::Duration;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, CacheInfo,
 };
 use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::rule::RuleMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::MulticastGroup;
 use socket2::SockRef;
@@ -77,17 +80,54 @@ impl Kernel {
             .collect())
     }
 
-    /// Adds addresses; the answers are in their order. EEXIST when one is there already.
-    pub(super) fn add(&mut self, places: &[Place]) -> io::Result<Vec<io::Result<()>>> {
+    /// All routes of a family.
+    pub(super) fn routes(&mut self, v4: bool) -> io::Result<Vec<RouteMessage>> {
+        let mut asked = RouteMessage::default();
+        asked.header.address_family = family(v4);
+        let found = self.dump(RouteNetlinkMessage::GetRoute(asked))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewRoute(route) => Some(route),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// All rules of a family.
+    pub(super) fn rules(&mut self, v4: bool) -> io::Result<Vec<RuleMessage>> {
+        let mut asked = RuleMessage::default();
+        asked.header.family = family(v4);
+        let found = self.dump(RouteNetlinkMessage::GetRule(asked))?;
+        Ok(found
+            .into_iter()
+            .filter_map(|message| match message {
+                RouteNetlinkMessage::NewRule(rule) => Some(rule),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Adds addresses; the answers are in their order. EEXIST when one is there already. Those on
+    /// `devices` bring no route to their network: it is reached by another interface.
+    pub(super) fn add(
+        &mut self,
+        places: &[Place],
+        devices: &BTreeSet<u32>,
+    ) -> io::Result<Vec<io::Result<()>>> {
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
-        let message = |place| (RouteNetlinkMessage::NewAddress(address_message(place)), flags);
+        let message = |place: &Place| {
+            let has_route = !devices.contains(&place.ifindex);
+            (RouteNetlinkMessage::NewAddress(address_message(place, has_route)), flags)
+        };
         self.ask(places.iter().map(message).collect())
     }
 
     /// Removes addresses; the answers are in their order. EADDRNOTAVAIL when one is not there.
     pub(super) fn remove(&mut self, places: &[Place]) -> io::Result<Vec<io::Result<()>>> {
         let flags = NLM_F_REQUEST | NLM_F_ACK;
-        let message = |place| (RouteNetlinkMessage::DelAddress(address_message(place)), flags);
+        let message =
+            |place| (RouteNetlinkMessage::DelAddress(address_message(place, true)), flags);
         self.ask(places.iter().map(message).collect())
     }
 
@@ -212,21 +252,26 @@ fn parse(bytes: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {
     found
 }
 
-fn address_message(place: &Place) -> AddressMessage {
+fn family(v4: bool) -> AddressFamily {
+    if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn address_message(place: &Place, has_route: bool) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = place.ifindex;
     message.header.prefix_len = place.prefix_len;
     message.attributes.push(AddressAttribute::Local(place.address));
+    let mut flags = if has_route { AddressFlags::empty() } else { AddressFlags::Noprefixroute };
     match place.address {
         IpAddr::V4(_) => {
-            message.header.family = netlink_packet_route::AddressFamily::Inet;
+            message.header.family = AddressFamily::Inet;
         }
         IpAddr::V6(_) => {
-            message.header.family = netlink_packet_route::AddressFamily::Inet6;
+            message.header.family = AddressFamily::Inet6;
             // No duplicate address detection: it would keep the address from serving for a
             // second, and for ever while the old master's answers are still there.
             message.header.flags |= AddressHeaderFlags::Nodad;
-            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+            flags |= AddressFlags::Nodad;
             // Deprecated: it never becomes the source of what this host sends of its own.
             let mut lifetimes = CacheInfo::default();
             lifetimes.ifa_preferred = 0;
@@ -234,6 +279,7 @@ fn address_message(place: &Place) -> AddressMessage {
             message.attributes.push(AddressAttribute::CacheInfo(lifetimes));
         }
     }
+    message.attributes.push(AddressAttribute::Flags(flags));
     message.attributes.push(AddressAttribute::Address(place.address));
     message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(OWNER)));
     message

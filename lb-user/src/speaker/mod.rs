@@ -21,6 +21,7 @@ mod seats;
 mod socket;
 mod station;
 mod task;
+mod virtual_mac;
 
 pub use kernel::OWNER;
 pub use task::run;

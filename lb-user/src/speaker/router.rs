@@ -13,6 +13,7 @@ use crate::speaker::hands::Hands;
 use crate::speaker::kernel::Place;
 use crate::speaker::protocol::{Counters, Entered, InstanceConfig, Report, Tracked, Transition};
 use crate::speaker::socket::Voice;
+use crate::speaker::virtual_mac::Device;
 use crate::vrrp::contest::Contest;
 use crate::vrrp::frame::{self, Mac, Way};
 use crate::vrrp::fsm::{Cause, Gratuitous, Note, Output, Settings, State};
@@ -34,6 +35,8 @@ pub(super) struct Router {
     expected: Option<Expected>,
     /// Addresses that are on this host because of it.
     held: BTreeSet<Place>,
+    /// Where its addresses are, if they have a MAC address of their own.
+    device: Option<Device>,
     /// Whether it is to have its addresses.
     is_owner: bool,
     contest: Contest,
@@ -86,6 +89,7 @@ impl Router {
             voice: None,
             expected: None,
             held: BTreeSet::new(),
+            device: None,
             is_owner: false,
             contest: Contest::default(),
             heard_at: None,

@@ -110,7 +110,10 @@ impl Speaker {
             self.obey(now, request);
         }
         if let Ok(Some(signal)) = self.signals.read_signal() {
-            tracing::info!(signal = signal.ssi_signo, "asked to end by a signal: this node resigns");
+            tracing::info!(
+                signal = signal.ssi_signo,
+                "asked to end by a signal: this node resigns"
+            );
             self.is_over = true;
         }
         if now >= self.line.last_heard() + self.grace {

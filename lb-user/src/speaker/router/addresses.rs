@@ -9,6 +9,7 @@ use crate::speaker::hands::Hands;
 use crate::speaker::kernel::Place;
 use crate::speaker::protocol::Vip;
 use crate::speaker::router::Router;
+use crate::speaker::virtual_mac::Device;
 use crate::vrrp::frame::{self, Mac};
 
 /// Whom frames about an address come from.
@@ -32,7 +33,30 @@ impl Router {
         self.contest.begin(handover);
         let asked: Vec<IpAddr> = self.vips().map(|vip| vip.address).collect();
         self.ask(&asked, hands);
+        self.raise_device(hands);
         self.replace(hands);
+    }
+
+    /// The device with the virtual MAC address, if there is to be one.
+    fn raise_device(&mut self, hands: &mut Hands) {
+        let Some((ifindex, v4)) = self.group().filter(|_| self.config.virtual_mac) else { return };
+        if self.device.is_some() {
+            return;
+        }
+        let mac = frame::virtual_mac(v4, self.config.vrid);
+        let parent = (ifindex, self.config.interface.as_str());
+        match Device::raise(&mut hands.kernel, parent, v4, mac) {
+            Ok(device) => {
+                hands.devices.insert(device.ifindex);
+                self.device = Some(device);
+                hands.look_again();
+            }
+            Err(error) => tracing::error!(
+                instance = %self.config.name, %error,
+                "there is no device with the virtual MAC address: the addresses have the \
+                 interface's own"
+            ),
+        }
     }
 
     /// Makes what is on the interfaces what is configured.
@@ -48,6 +72,11 @@ impl Router {
         if !missing.is_empty() {
             self.held.extend(hands.add(&missing));
         }
+        if let Some(device) = &mut self.device {
+            let on_device = wanted.iter().filter(|place| place.ifindex == device.ifindex);
+            let addresses = on_device.map(|place| place.address).collect();
+            device.rule(&mut hands.kernel, &addresses);
+        }
     }
 
     /// Gives its addresses up.
@@ -57,6 +86,10 @@ impl Router {
         let held: Vec<Place> = std::mem::take(&mut self.held).into_iter().collect();
         if !held.is_empty() {
             hands.remove(&held);
+        }
+        if let Some(device) = self.device.take() {
+            hands.devices.remove(&device.ifindex);
+            device.lower(&mut hands.kernel);
         }
     }
 
@@ -143,6 +176,8 @@ impl Router {
             );
             return None;
         };
+        let device = self.device.as_ref().filter(|_| vip.interface == self.config.interface);
+        let ifindex = device.map_or(ifindex, |device| device.ifindex);
         Some(Place { ifindex, address: vip.address, prefix_len: vip.prefix_len })
     }
 
@@ -166,12 +201,8 @@ impl Router {
     fn speaking(&self, addresses: &[IpAddr], hands: &Hands) -> Vec<(IpAddr, Speaks)> {
         let speaks = |vip: &Vip| {
             let (ifindex, link) = hands.station.link(&vip.interface)?;
-            let at_home = vip.interface == self.config.interface && self.config.virtual_mac;
-            let mac = if at_home {
-                frame::virtual_mac(vip.address.is_ipv4(), self.config.vrid)
-            } else {
-                link.mac?
-            };
+            let device = self.device.as_ref().filter(|_| vip.interface == self.config.interface);
+            let mac = device.map_or(link.mac, |device| Some(device.mac))?;
             let link_local = hands.station.link_local(ifindex);
             Some((vip.address, Speaks { ifindex, mac, link_local }))
         };
