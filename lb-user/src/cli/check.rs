@@ -1,21 +1,27 @@
-//! `lb check FILE`, and the loading that `lb run` shares with it.
+//! `lb check FILE [--peer FILE]`, and the loading that `lb run` shares with it.
 //!
 //! Must not know: how a configuration is validated, how the host is examined.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Context as _;
 
-use crate::cli::{output, runtime};
+use crate::cli::args::Check;
+use crate::cli::{output, render, runtime};
 use crate::config::{self, Loaded};
 use crate::controller::preflight::{self, Finding, Host};
+use crate::failover::{self, Node};
 use crate::model::Director;
 
-pub(super) fn check(file: &Path) -> anyhow::Result<()> {
-    let loaded = load(file, &host_name())?;
-    for warning in &loaded.warnings {
-        output::complain(&format!("warning: {warning}"));
-    }
+pub(super) fn check(arguments: &Check) -> anyhow::Result<()> {
+    let file = &arguments.file;
+    let host_name = host_name();
+    let loaded = load(file, &host_name);
+    // Both files' errors are told in one go.
+    let peer = arguments.peer.as_ref().map(|peer| (peer, load(peer, &host_name)));
+    let loaded = loaded?;
+    complain_of(&loaded);
     match examine(&loaded.director) {
         Ok(findings) => {
             for finding in findings {
@@ -27,7 +33,53 @@ pub(super) fn check(file: &Path) -> anyhow::Result<()> {
             output::complain(&format!("warning: this host was not examined: {why}"));
         }
     }
-    output::print(summary(file, &loaded.director).as_bytes())
+    match peer {
+        None => output::print(summary(file, &loaded.director).as_bytes()),
+        Some((peer, other)) => {
+            let other = other?;
+            complain_of(&other);
+            compare([(file, &loaded.director), (peer, &other.director)], arguments.wants_json())
+        }
+    }
+}
+
+fn complain_of(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        output::complain(&format!("warning: {warning}"));
+    }
+}
+
+/// What becomes of the virtual addresses after each single failure of two directors.
+fn compare(files: [(&Path, &Director); 2], json: bool) -> anyhow::Result<()> {
+    let names = node_names(files);
+    let [one, other] = names;
+    let nodes =
+        [Node { name: one, director: files[0].1 }, Node { name: other, director: files[1].1 }];
+    let report = failover::analyse(&nodes, Instant::now());
+    if json {
+        let mut text = serde_json::to_string(&report)?;
+        text.push('\n');
+        output::print(text.as_bytes())?;
+    } else {
+        let summaries = files.map(|(file, director)| summary(file, director)).concat();
+        output::print((summaries + &render::failover(&report)).as_bytes())?;
+    }
+    match report.errors() {
+        0 => Ok(()),
+        1 => anyhow::bail!("1 error in how these directors take over from each other"),
+        errors => anyhow::bail!("{errors} errors in how these directors take over from each other"),
+    }
+}
+
+/// The nodes' names; those of the files where the nodes' are equal.
+fn node_names(files: [(&Path, &Director); 2]) -> [String; 2] {
+    let [one, other] = files.map(|(_, director)| director.node.clone());
+    if one != other {
+        return [one, other];
+    }
+    let [one, other] = files.map(|(file, _)| file.display().to_string());
+    let other = if one == other { format!("{other} (peer)") } else { other };
+    [one, other]
 }
 
 /// Reads and validates a file; the error holds one line for each fault.

@@ -6,12 +6,14 @@
 
 mod bans;
 mod connections;
+mod failover;
 mod stats;
 mod status;
 mod table;
 
 pub use bans::{banned, bans, lifted};
 pub use connections::connections;
+pub use failover::failover;
 pub use stats::{fill_rates, stats};
 pub use status::status;
 

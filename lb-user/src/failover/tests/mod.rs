@@ -1,0 +1,3 @@
+//! x
+//!
+//! Must not know: y.
