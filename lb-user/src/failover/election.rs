@@ -84,6 +84,22 @@ impl Course {
         Self { world, fresh, well: well.to_vec() }
     }
 
+    /// The same after one node was dead and has come back.
+    pub(super) fn after_death(&self, node: usize) -> Self {
+        let mut world = self.world.clone();
+        world.sides[node] = Side::default();
+        world.settle();
+        world.sides[node] = self.fresh[node].clone();
+        world.start(node);
+        world.settle();
+        Self { world, ..self.clone() }
+    }
+
+    /// The owners of every pair while nothing is wrong.
+    pub(super) fn owners(&self) -> Vec<Owner> {
+        self.world.owners()
+    }
+
     /// The owners of every pair while `dead` is dead, or under the conditions `seats`, and after
     /// all is well again.
     pub(super) fn take(&self, dead: Option<usize>, seats: &Seats) -> Vec<(Owner, Owner)> {
@@ -303,6 +319,6 @@ impl World {
 /// How long an advert is under way: shorter than any two priorities' skews are apart.
 const WIRE: Duration = Duration::from_micros(10);
 /// What stands for every preempt delay.
-const DELAY: Duration = Duration::from_secs(10);
+const DELAY: Duration = Duration::from_secs(4);
 /// Enough for a delayed preemption after a silence, a few times over.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLED: Duration = Duration::from_secs(30);

@@ -29,6 +29,7 @@ use std::time::Instant;
 pub use report::{Case, Finding, InstanceReport, Kind, Report};
 
 use crate::model::Director;
+use crate::vrrp::priority::Standing;
 use election::{Course, Seat};
 use failure::{Failure, What};
 use pairs::Pair;
@@ -48,19 +49,17 @@ pub fn analyse(nodes: &[Node<'_>; 2], now: Instant) -> Report {
     let pairs = pairs::all([nodes[0].director, nodes[1].director]);
     let hears: Vec<_> = pairs.iter().map(hearing::Hearing::of).collect();
     let mut findings = differences::all(nodes, &pairs);
-    let mut instances = Vec::new();
     let mut reports: Vec<Option<InstanceReport>> = pairs.iter().map(|_| None).collect();
     for cluster in pairs::clusters([nodes[0].director, nodes[1].director], &pairs) {
         let scene = Scene { nodes, pairs: &pairs, hears: &hears, cluster: &cluster, now };
-        let cases = scene.cases();
+        let starts = scene.starts();
         for (at, &pair) in cluster.iter().enumerate() {
-            let seen: Vec<_> =
-                cases.iter().map(|(failure, owners)| (failure, owners[at])).collect();
+            let seen = starts.iter().filter_map(|start| start.of(at)).collect::<Vec<_>>();
             findings.extend(verdict::of(&scene, pair, &seen));
             reports[pair] = Some(report::instance(&scene, pair, &seen));
         }
     }
-    instances.extend(reports.into_iter().flatten());
+    let instances = reports.into_iter().flatten().collect();
     findings.sort_by_key(|finding| finding.kind);
     Report { nodes: [nodes[0].name.clone(), nodes[1].name.clone()], instances, findings }
 }
@@ -95,28 +94,73 @@ struct Owners {
     repaired: Owner,
 }
 
+/// What was seen of a cluster from one state in which nothing is wrong.
+struct Start {
+    /// Who owns each pair of the cluster.
+    owners: Vec<Owner>,
+    /// By pair, whether this state is one of its own; the first start is everybody's.
+    concerns: Vec<bool>,
+    /// Failures, with the owners of each pair of the cluster.
+    cases: Vec<(Failure, Vec<Owners>)>,
+}
+
+/// What was seen of one pair from one state in which nothing is wrong.
+struct Seen<'a> {
+    owner: Owner,
+    cases: Vec<(&'a Failure, Owners)>,
+}
+
+impl Start {
+    /// What concerns the pair at a place of the cluster.
+    fn of(&self, at: usize) -> Option<Seen<'_>> {
+        let cases = self.cases.iter().map(|(failure, owners)| (failure, owners[at])).collect();
+        self.concerns[at].then(|| Seen { owner: self.owners[at], cases })
+    }
+}
+
 impl Scene<'_> {
-    /// Nothing wrong, then every failure, with the owners of each pair of the cluster.
-    fn cases(&self) -> Vec<(Option<Failure>, Vec<Owners>)> {
-        let mut failures = vec![None];
-        failures.extend(failure::all(self.nodes, self.pairs, self.cluster).into_iter().map(Some));
+    /// Both nodes freshly started; and, where a node does not take the addresses back after its
+    /// death was mended, the state in which the other one owns them.
+    fn starts(&self) -> Vec<Start> {
+        let failures = failure::all(self.nodes, self.pairs, self.cluster);
         let courses = [false, true].map(|swapped| self.course(swapped));
-        let seats = |failure: Option<&Failure>| self.seats(failure);
-        failures
-            .into_iter()
-            .map(|failure| {
-                let dead = failure.as_ref().filter(|f| f.what == What::Node).map(|f| f.node);
-                let [one, other] =
-                    courses.each_ref().map(|course| course.take(dead, &seats(failure.as_ref())));
-                let owners = one.into_iter().zip(other);
-                let owners =
-                    owners.map(|((after, repaired), (other_after, other_repaired))| Owners {
-                        after: either(after, other_after),
-                        repaired: either(repaired, other_repaired),
-                    });
-                (failure, owners.collect())
-            })
-            .collect()
+        let fresh = self.start(&courses, vec![true; self.cluster.len()], failures.clone());
+        let mut starts = Vec::new();
+        for node in [0, 1] {
+            let dead = fresh.cases.iter().find(|(f, _)| f.node == node && f.what == What::Node);
+            let Some((_, after)) = dead else { continue };
+            let other = Owner::Node(1 - node);
+            let concerns: Vec<bool> = fresh
+                .owners
+                .iter()
+                .zip(after)
+                .map(|(start, after)| *start == Owner::Node(node) && after.repaired == other)
+                .collect();
+            if concerns.contains(&true) {
+                let courses = courses.each_ref().map(|course| course.after_death(node));
+                let of_other = failures.iter().filter(|f| f.node != node).cloned().collect();
+                starts.push(self.start(&courses, concerns, of_other));
+            }
+        }
+        starts.insert(0, fresh);
+        starts
+    }
+
+    fn start(&self, courses: &[Course; 2], concerns: Vec<bool>, failures: Vec<Failure>) -> Start {
+        let [one, other] = courses.each_ref().map(Course::owners);
+        let owners = one.into_iter().zip(other).map(|(one, other)| either(one, other)).collect();
+        let case = |failure: Failure| {
+            let dead = (failure.what == What::Node).then_some(failure.node);
+            let seats = self.seats(Some(&failure));
+            let [one, other] = courses.each_ref().map(|course| course.take(dead, &seats));
+            let owners = one.into_iter().zip(other).map(|((after, repaired), other)| Owners {
+                after: either(after, other.0),
+                repaired: either(repaired, other.1),
+            });
+            let owners = owners.collect();
+            (failure, owners)
+        };
+        Start { owners, concerns, cases: failures.into_iter().map(case).collect() }
     }
 
     /// The cluster after both nodes have started, with one of the two orders of their addresses.
@@ -133,6 +177,21 @@ impl Scene<'_> {
         });
         let plans: Vec<_> = plans.collect();
         Course::begin(&plans, &seats, groups.map(|groups| groups.members), hears, self.now)
+    }
+
+    /// Whether a failure keeps an instance from taking part: by itself, or by a member of its
+    /// sync group.
+    fn is_barred(&self, pair: usize, node: usize, failure: Option<&Failure>) -> bool {
+        let barred = |pair: usize| {
+            let seat = self.seat(pair, node, failure);
+            seat.is_some_and(|seat| !seat.link || seat.standing != Standing::Fit)
+        };
+        let director = self.nodes[node].director;
+        let groups = pairs::groups(director, node, self.pairs, self.cluster).members;
+        let together = groups
+            .into_iter()
+            .filter(|group| group.iter().any(|&member| self.cluster[member] == pair));
+        barred(pair) || together.flatten().any(|member| barred(self.cluster[member]))
     }
 
     /// The conditions of every instance of the cluster, on each node.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::failure::{Failure, What};
 use super::pairs::{self, Pair};
-use super::{Owner, Owners, Scene};
+use super::{Owner, Owners, Scene, Seen};
 use crate::vrrp::priority::Standing;
 
 /// Everything that was found.
@@ -39,7 +39,8 @@ pub struct InstanceReport {
     pub family: &'static str,
     /// Addresses of either file, advertised or not.
     pub addresses: Vec<String>,
-    /// First nothing wrong, then every single failure.
+    /// First nothing wrong, then every single failure. Where a node does not take the addresses
+    /// back, the same again for failures of the other one, which then owns them.
     pub cases: Vec<Case>,
 }
 
@@ -56,9 +57,11 @@ pub struct Case {
     pub priorities: [Option<u8>; 2],
     /// On each node: `fit`, `fault`, `dead` or `absent`.
     pub standings: [&'static str; 2],
-    /// A node's name, `nobody`, `both` or `tie`.
+    /// Who owned the addresses before: a node's name, `nobody`, `both` or `tie`.
+    pub owner_before: String,
+    /// Who does then, in the same words.
     pub owner: String,
-    /// The same, after the failure has been mended.
+    /// Who does after the failure has been mended.
     pub owner_after_repair: String,
 }
 
@@ -123,11 +126,7 @@ pub(super) fn failure(scene: &Scene<'_>, failure: &Failure) -> String {
 }
 
 /// The report of one pair.
-pub(super) fn instance(
-    scene: &Scene<'_>,
-    pair: usize,
-    seen: &[(&Option<Failure>, Owners)],
-) -> InstanceReport {
+pub(super) fn instance(scene: &Scene<'_>, pair: usize, seen: &[Seen<'_>]) -> InstanceReport {
     let Pair { of } = scene.pairs[pair];
     let mut addresses = Vec::new();
     for address in of.into_iter().flatten().flat_map(pairs::owned) {
@@ -137,31 +136,45 @@ pub(super) fn instance(
         }
     }
     let any = scene.pairs[pair].any();
+    let mut cases = Vec::new();
+    for Seen { owner, cases: failures } in seen {
+        let still = Owners { after: *owner, repaired: *owner };
+        cases.push(case(scene, pair, None, *owner, still));
+        let failures = failures.iter();
+        cases.extend(failures.map(|(f, owners)| case(scene, pair, Some(f), *owner, *owners)));
+    }
     InstanceReport {
         names: of.map(|instance| instance.map(|instance| instance.name.clone())),
         virtual_router_id: any.virtual_router_id,
         family: if pairs::is_ipv4(any) { "ipv4" } else { "ipv6" },
         addresses,
-        cases: seen.iter().map(|(failure, owners)| case(scene, pair, failure, *owners)).collect(),
+        cases,
     }
 }
 
-fn case(scene: &Scene<'_>, pair: usize, failed: &Option<Failure>, owners: Owners) -> Case {
+fn case(
+    scene: &Scene<'_>,
+    pair: usize,
+    failed: Option<&Failure>,
+    before: Owner,
+    owners: Owners,
+) -> Case {
     let parts = [0, 1].map(|node| {
-        let Some(seat) = scene.seat(pair, node, failed.as_ref()) else { return ("absent", None) };
-        let dead = failed.as_ref().is_some_and(|f| f.node == node && f.what == What::Node);
+        let Some(seat) = scene.seat(pair, node, failed) else { return ("absent", None) };
+        let dead = failed.is_some_and(|f| f.node == node && f.what == What::Node);
         match seat.standing {
             _ if dead => ("dead", None),
-            Standing::Fit if seat.link => ("fit", Some(seat.priority)),
+            Standing::Fit if !scene.is_barred(pair, node, failed) => ("fit", Some(seat.priority)),
             _ => ("fault", None),
         }
     });
     Case {
-        failure: failed.as_ref().map_or("nothing".to_owned(), |f| failure(scene, f)),
-        node: failed.as_ref().map(|f| scene.nodes[f.node].name.clone()),
-        kind: failed.as_ref().map_or("none", |f| f.what.kind()),
+        failure: failed.map_or("nothing".to_owned(), |f| failure(scene, f)),
+        node: failed.map(|f| scene.nodes[f.node].name.clone()),
+        kind: failed.map_or("none", |f| f.what.kind()),
         priorities: parts.map(|(_, priority)| priority),
         standings: parts.map(|(standing, _)| standing),
+        owner_before: owner(scene, before),
         owner: owner(scene, owners.after),
         owner_after_repair: owner(scene, owners.repaired),
     }

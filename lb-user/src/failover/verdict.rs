@@ -6,44 +6,44 @@
 use super::failure::{self, Failure, What};
 use super::pairs::Pair;
 use super::report::{self, Finding, Kind};
-use super::{Owner, Owners, Scene};
+use super::{Owner, Owners, Scene, Seen};
 use crate::vrrp::priority::{OWNER, Part, Tracked, effective};
 
-/// Everything to be said of how one pair's addresses move. `seen` begins with nothing wrong.
-pub(super) fn of(
-    scene: &Scene<'_>,
-    pair: usize,
-    seen: &[(&Option<Failure>, Owners)],
-) -> Vec<Finding> {
+/// Everything to be said of how one pair's addresses move. The first start is that of both nodes,
+/// each further one a state in which the other node has taken over and keeps the addresses.
+pub(super) fn of(scene: &Scene<'_>, pair: usize, starts: &[Seen<'_>]) -> Vec<Finding> {
     let judge = Judge { scene, pair, of: &scene.pairs[pair] };
     let mut findings = judge.deafness();
-    let Some(((_, start), failures)) = seen.split_first() else { return findings };
+    let Some((start, later)) = starts.split_first() else { return findings };
     if judge.of.both().is_none() || !findings.is_empty() {
         return findings;
     }
-    let masters = match start.after {
+    let masters = match start.owner {
         Owner::Node(node) => vec![node],
         Owner::Tie => vec![0, 1],
         Owner::Both | Owner::Nobody => {
-            let owner = report::owner(scene, start.after);
+            let owner = report::owner(scene, start.owner);
             findings.push(judge.error(format!("with nothing wrong, {owner} owns the addresses")));
             return findings;
         }
     };
-    findings.extend(judge.tie(start.after));
-    let mut stays = false;
-    let failures = failures.iter().filter_map(|(f, owners)| Some((f.as_ref()?, *owners)));
-    for (failure, owners) in failures {
+    findings.extend(judge.tie(start.owner));
+    findings.extend(judge.against_priority(start.owner));
+    for (failure, owners) in &start.cases {
         if masters.contains(&failure.node) {
-            findings.extend(judge.of_master(failure, owners));
-        } else if owners.after != start.after {
+            findings.extend(judge.of_master(failure, *owners));
+        } else if owners.after != start.owner {
             findings.push(judge.odd(failure, owners.after));
         }
-        stays |= matches!((start.after, owners.after), (Owner::Node(a), Owner::Node(b)) if a != b)
-            && owners.repaired == owners.after;
     }
-    if let (true, Owner::Node(master)) = (stays, start.after) {
-        findings.push(judge.stays(master));
+    for seen in later {
+        let Owner::Node(master) = seen.owner else { continue };
+        findings.push(judge.stays(1 - master));
+        for (failure, owners) in seen.cases.iter().filter(|(f, _)| f.node == master) {
+            let once = format!("once {} owns the addresses: ", judge.name(master));
+            let found = judge.of_master(failure, *owners);
+            findings.extend(found.map(|f| Finding { message: once + &f.message, ..f }));
+        }
     }
     findings
 }
@@ -99,6 +99,23 @@ impl Judge<'_> {
                 "a tie: {} has {one}, {} has {other}: the higher address decides, which is that of {}",
                 self.name(0),
                 self.name(1),
+                self.name(master),
+            );
+            Finding::new(Kind::Warning, Some(self.of), message)
+        })
+    }
+
+    /// A group whose members are not all first on one node.
+    fn against_priority(&self, start: Owner) -> Option<Finding> {
+        let Owner::Node(master) = start else { return None };
+        let [own, other] = [master, 1 - master]
+            .map(|node| self.scene.seat(self.pair, node, None).map(|s| s.priority));
+        (own? < other?).then(|| {
+            let message = format!(
+                "{} has the higher priority and {} owns the addresses: the priorities of the sync group's \
+                 members point to different nodes, and who is master first stays; give one node the \
+                 higher one in all of them",
+                self.name(1 - master),
                 self.name(master),
             );
             Finding::new(Kind::Warning, Some(self.of), message)
@@ -167,7 +184,7 @@ impl Judge<'_> {
                 )
             } else {
                 let remedy = match self.least(node, name.as_deref(), weight) {
-                    Some(least) => format!("a weight of {least:+} would do, or"),
+                    Some(least) => format!("a weight of {least:+} in both files would do, or"),
                     None => "no weight would do; give".to_owned(),
                 };
                 let why = if own == theirs { ", a tie, in which the master stays" } else { "" };
