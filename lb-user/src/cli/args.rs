@@ -186,9 +186,22 @@ pub struct Run {
 pub struct Check {
     /// The configuration file
     pub file: PathBuf,
-    /// The other director's file (not supported yet)
-    #[arg(long, value_name = "FILE", hide = true)]
+    /// The other director's file: says who owns each virtual address after every single failure
+    #[arg(long, value_name = "FILE")]
     pub peer: Option<PathBuf>,
+    /// With --peer: print the JSON document
+    #[arg(long, requires = "peer")]
+    pub json: bool,
+    /// With --peer: output format
+    #[arg(short = 'o', long = "output", value_name = "FORMAT", value_enum, requires = "peer")]
+    pub output: Option<Format>,
+}
+
+impl Check {
+    /// Whether JSON is wanted.
+    pub fn wants_json(&self) -> bool {
+        self.json || self.output == Some(Format::Json)
+    }
 }
 
 /// Where the daemon is.

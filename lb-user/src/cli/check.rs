@@ -1,21 +1,27 @@
-//! `lb check FILE`, and the loading that `lb run` shares with it.
+//! `lb check FILE [--peer FILE]`, and the loading that `lb run` shares with it.
 //!
 //! Must not know: how a configuration is validated, how the host is examined.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Context as _;
 
-use crate::cli::{output, runtime};
+use crate::cli::args::Check;
+use crate::cli::{output, render, runtime};
 use crate::config::{self, Loaded};
 use crate::controller::preflight::{self, Finding, Host};
+use crate::failover::{self, Node};
 use crate::model::Director;
 
-pub(super) fn check(file: &Path) -> anyhow::Result<()> {
-    let loaded = load(file, &host_name())?;
-    for warning in &loaded.warnings {
-        output::complain(&format!("warning: {warning}"));
-    }
+pub(super) fn check(arguments: &Check) -> anyhow::Result<()> {
+    let file = &arguments.file;
+    let host_name = host_name();
+    let loaded = load(file, &host_name);
+    // Both files' errors are told in one go.
+    let peer = arguments.peer.as_ref().map(|peer| (peer, load(peer, &host_name)));
+    let loaded = loaded?;
+    complain_of(&loaded);
     match examine(&loaded.director) {
         Ok(findings) => {
             for finding in findings {
@@ -27,7 +33,57 @@ pub(super) fn check(file: &Path) -> anyhow::Result<()> {
             output::complain(&format!("warning: this host was not examined: {why}"));
         }
     }
-    output::print(summary(file, &loaded.director).as_bytes())
+    match peer {
+        None => output::print(summary(file, &loaded.director).as_bytes()),
+        Some((peer, other)) => {
+            let other = other?;
+            complain_of(&other);
+            compare([(file, &loaded.director), (peer, &other.director)], arguments.wants_json())
+        }
+    }
+}
+
+fn complain_of(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        output::complain(&format!("warning: {warning}"));
+    }
+}
+
+/// What becomes of the virtual addresses after each single failure of two directors.
+fn compare(files: [(&Path, &Director); 2], json: bool) -> anyhow::Result<()> {
+    let (text, errors) = compared(files, json)?;
+    output::print(text.as_bytes())?;
+    match errors {
+        0 => Ok(()),
+        1 => anyhow::bail!("1 error in how these directors take over from each other"),
+        errors => anyhow::bail!("{errors} errors in how these directors take over from each other"),
+    }
+}
+
+/// The report as it is printed, and how many errors are in it.
+fn compared(files: [(&Path, &Director); 2], json: bool) -> anyhow::Result<(String, usize)> {
+    let [one, other] = node_names(files);
+    let nodes =
+        [Node { name: one, director: files[0].1 }, Node { name: other, director: files[1].1 }];
+    let report = failover::analyse(&nodes, Instant::now());
+    let text = if json {
+        serde_json::to_string(&report)? + "\n"
+    } else {
+        let summaries = files.map(|(file, director)| summary(file, director)).concat();
+        summaries + &render::failover(&report)
+    };
+    Ok((text, report.errors()))
+}
+
+/// The nodes' names; those of the files where the nodes' are equal.
+fn node_names(files: [(&Path, &Director); 2]) -> [String; 2] {
+    let [one, other] = files.map(|(_, director)| director.node.clone());
+    if one != other {
+        return [one, other];
+    }
+    let [one, other] = files.map(|(file, _)| file.display().to_string());
+    let other = if one == other { format!("{other} (peer)") } else { other };
+    [one, other]
 }
 
 /// Reads and validates a file; the error holds one line for each fault.
@@ -67,4 +123,46 @@ fn summary(file: &Path, director: &Director) -> String {
         plural(services.len()),
         plural(servers),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn director(text: &str) -> Director {
+        config::load("f", text, "host").expect("a good file").director
+    }
+
+    #[test]
+    fn nodes_of_one_name_are_called_by_their_files() {
+        let names = |one: &str, other: &str, files: [&str; 2]| {
+            let [one, other] = [one, other].map(director);
+            node_names([(Path::new(files[0]), &one), (Path::new(files[1]), &other)])
+        };
+        assert_eq!(names("node: a", "node: b", ["x", "x"]), ["a", "b"]);
+        assert_eq!(names("node: a", "", ["x", "y"]), ["a", "host"]);
+        assert_eq!(names("", "", ["x.yaml", "y.yaml"]), ["x.yaml", "y.yaml"]);
+        assert_eq!(names("node: a", "node: a", ["x", "x"]), ["x", "x (peer)"]);
+    }
+
+    #[test]
+    fn errors_are_counted_in_both_forms() {
+        let file = |node: &str, priority: u8| {
+            director(&format!(
+                "node: {node}\nvrrp: {{instances: [{{name: a, interface: eth0, virtual_router_id: 1,\n\
+                 addresses: [192.0.2.1], priority: {priority}}}]}}\n"
+            ))
+        };
+        for (priority, errors) in [(110, 0), (100, 1)] {
+            let (one, other) = (file("a", priority), file("b", 100));
+            let files = [(Path::new("x"), &one), (Path::new("y"), &other)];
+            let (text, counted) = compared(files, false).expect("text");
+            assert_eq!(counted, errors);
+            assert!(text.starts_with("x: ok: 0 virtual services"), "{text}");
+            let (text, counted) = compared(files, true).expect("a document");
+            assert_eq!(counted, errors);
+            let document: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            assert_eq!(document["findings"].as_array().map(Vec::len), Some(errors));
+        }
+    }
 }

@@ -54,10 +54,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run(arguments) => run::run(&arguments),
-        Command::Check(arguments) => {
-            anyhow::ensure!(arguments.peer.is_none(), "`lb check --peer` is not supported yet");
-            check::check(&arguments.file)
-        }
+        Command::Check(arguments) => check::check(&arguments),
         Command::Reload(daemon) => query::reload(&daemon),
         Command::Status(arguments) => query::status(&arguments),
         Command::Stats(arguments) => query::stats(&arguments),
@@ -95,6 +92,7 @@ mod tests {
             "detach",
             "check lb.yaml",
             "check lb.yaml --peer other.yaml",
+            "check lb.yaml --peer other.yaml --json",
             "plan lb.yaml",
             "reload",
             "status",
@@ -147,6 +145,7 @@ mod tests {
             "nonsense",
             "run",
             "check",
+            "check lb.yaml --json",
             "status --limit 3",
             "connections --limit x",
             "run --config f --drain-timeout soon",

@@ -6,6 +6,7 @@
 
 mod bans;
 mod connections;
+mod failover;
 mod stats;
 mod status;
 mod table;
@@ -13,6 +14,7 @@ mod vrrp;
 
 pub use bans::{banned, bans, lifted};
 pub use connections::connections;
+pub use failover::failover;
 pub use stats::{fill_rates, stats};
 pub use status::status;
 pub use vrrp::vrrp;

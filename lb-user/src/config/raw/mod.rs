@@ -7,6 +7,7 @@
 
 mod check;
 mod cursor;
+mod notifications;
 mod vrrp;
 
 use super::contract;
@@ -16,12 +17,11 @@ use super::yaml::Node;
 use crate::model;
 pub(super) use check::{Flap, HealthCheck, Http};
 pub(super) use cursor::{Cursor, Fields};
+pub(super) use notifications::Email;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-pub(super) use vrrp::{
-    Command, Email, Instance, Items, Notify, Script, SyncGroup, Track, Vrrp, Weighted,
-};
+pub(super) use vrrp::{Command, Instance, Items, Notify, Script, SyncGroup, Track, Vrrp, Weighted};
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]

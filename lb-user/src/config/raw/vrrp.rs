@@ -1,5 +1,4 @@
-//! The sections `vrrp` and `notifications` as they are written: every value typed, nothing judged
-//! across keys.
+//! The section `vrrp` as it is written: every value typed, nothing judged across keys.
 //!
 //! Must not know: default values, how keys depend on each other.
 
@@ -7,10 +6,9 @@ use super::super::contract;
 use super::super::problem::Place;
 use super::super::units;
 use super::cursor::{Cursor, Fields};
-use super::{At, Written, absolute_path, good};
+use super::{At, Written, good};
 use crate::model::InitialState;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// A list: what is good in it, and whether that is all.
@@ -135,21 +133,12 @@ pub(in crate::config) struct SyncGroup {
     pub(in crate::config) notify: Notify,
 }
 
-/// `notifications.email`.
-#[derive(Debug)]
-pub(in crate::config) struct Email {
-    pub(in crate::config) place: Place,
-    pub(in crate::config) smtp: Written<(String, u16)>,
-    pub(in crate::config) from: Written<String>,
-    pub(in crate::config) to: Items<String>,
-    pub(in crate::config) starttls: Written<bool>,
-    pub(in crate::config) username: Written<String>,
-    pub(in crate::config) password_file: Written<PathBuf>,
-    pub(in crate::config) timeout: Written<Duration>,
-}
-
 impl<T> Items<T> {
-    fn read<'a>(fields: &Fields<'a>, key: &str, read: impl Fn(&Cursor<'a>) -> Option<T>) -> Self {
+    pub(super) fn read<'a>(
+        fields: &Fields<'a>,
+        key: &str,
+        read: impl Fn(&Cursor<'a>) -> Option<T>,
+    ) -> Self {
         let mut items = Vec::new();
         let written = fields.read(key, |cursor| {
             let list = cursor.items()?;
@@ -307,27 +296,7 @@ impl SyncGroup {
     }
 }
 
-impl Email {
-    /// `None` inside is `off`.
-    pub(super) fn read(cursor: &Cursor<'_>) -> Option<Option<Self>> {
-        unless_off(cursor, |cursor| {
-            let fields = cursor.item_fields()?;
-            let mailbox = |c: &Cursor<'_>| c.parsed("an address of e-mail", units::mailbox);
-            Some(Self {
-                place: cursor.place(),
-                smtp: fields.read("smtp", |c| c.parsed("HOST:PORT", units::mail_server)),
-                from: fields.read("from", mailbox),
-                to: Items::read(&fields, "to", mailbox),
-                starttls: fields.read("starttls", Cursor::flag),
-                username: fields.read("username", |c| Some(c.text("a user's name")?.to_owned())),
-                password_file: fields.read("password_file", absolute_path),
-                timeout: fields.read("timeout", Cursor::duration),
-            })
-        })
-    }
-}
-
-fn unless_off<'a, T>(
+pub(super) fn unless_off<'a, T>(
     cursor: &Cursor<'a>,
     read: impl FnOnce(&Cursor<'a>) -> Option<T>,
 ) -> Option<Option<T>> {

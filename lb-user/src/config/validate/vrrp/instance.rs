@@ -4,7 +4,7 @@
 
 use super::super::super::problem::{Place, quoted};
 use super::super::super::raw::{self, At, Command, Items, Notify, Written};
-use super::{Context, hint, is_bad, is_link_local};
+use super::{Context, hint, is_bad, is_link_local, traps};
 use crate::model::{self, InitialState, OwnedAddress, VrrpVersion, Weighted};
 use crate::vrrp::timing::{Interval, Version};
 use std::collections::HashSet;
@@ -21,7 +21,7 @@ pub(super) fn instance(context: &Context<'_>, raw: &raw::Instance) -> Option<mod
     let unicast = unicast(context, raw);
     let track = track(context, raw);
     let notify = notify(&raw.notify);
-    traps(context, raw);
+    traps::judge(context, raw);
     mail(context, raw);
     let (addresses, addresses_excluded) = addresses?;
     let garp = model::Garp::default();
@@ -370,50 +370,8 @@ fn mail(context: &Context<'_>, raw: &raw::Instance) {
     }
 }
 
-/// What is allowed and does not do what it looks like.
-fn traps(context: &Context<'_>, raw: &raw::Instance) {
-    let problems = context.problems;
-    let weights = context.weights(&raw.track);
-    let shown = |(kind, name, weight): &(&str, &str, i16)| format!("{kind} {name} ({weight:+})");
-    let list = weights.iter().map(shown).collect::<Vec<_>>().join(", ");
-    let owner = raw.priority.at().filter(|at| at.value == OWNER);
-    if let Some(At { value: false, place }) = raw.preempt.at() {
-        if owner.is_some() {
-            problems.warning(place, "has no effect: priority 255 always takes over");
-        } else if raw.initial_state.at().is_some_and(|at| at.value == InitialState::Master) {
-            let message = "`initial_state: master` does nothing here: without preemption the node waits \
-                           as backup, and a master of lower priority stays";
-            problems.warning(place, message);
-        }
-        if !weights.is_empty() && owner.is_none() {
-            let message = format!(
-                "without preemption this node does not take over while the other one lives, however \
-                 weights move the priorities ({list}); give weight 0, which makes a fault"
-            );
-            problems.warning(place, message);
-        }
-        if let Some(delay) = raw.preempt_delay.at().filter(|at| !at.value.is_zero()) {
-            problems.warning(&delay.place, "has no effect without preemption");
-        }
-    } else if let Some(delay) = raw.preempt_delay.at().filter(|at| !at.value.is_zero())
-        && !weights.is_empty()
-    {
-        let message = format!(
-            "also puts off a fail-over that weights ask for ({list}) while the other node lives; \
-             give weight 0, which makes a fault"
-        );
-        problems.warning(&delay.place, message);
-    }
-    if let (Some(at), false) = (owner, weights.is_empty()) {
-        let message = format!("priority 255 does not change, so weights never count: {list}");
-        problems.warning(&at.place, message);
-    }
-}
-
 const NO_PEERS: &str =
     "unicast needs `peers`: the other directors' addresses; leave `unicast` out for multicast";
-/// The priority of the router that has the virtual addresses as its own.
-const OWNER: u8 = crate::vrrp::priority::OWNER;
 /// An 8-bit count.
 const MAX_ADDRESSES: usize = 255;
 /// keepalived's advice.

@@ -1,12 +1,13 @@
 //! The section `vrrp`: defaults, references and the rules between instances.
 //!
-//! `instance` judges one instance, `groups` the sync groups; here is what several instances may
+//! `instance` judges one instance, `traps` what its keys do together, `groups` the sync groups; here is what several instances may
 //! not share.
 //!
 //! Must not know: how the protocol elects, what the host has.
 
 mod groups;
 mod instance;
+mod traps;
 
 use super::super::problem::{Place, Problems, quoted};
 use super::super::raw::{self, At, File, Written};
