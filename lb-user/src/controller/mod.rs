@@ -11,7 +11,7 @@
 //! - `explain` says what would become of a packet;
 //! - [`effective`](mod@effective) is the one place where configured weight, health and admin state meet;
 //! - [`preflight`] says before the start what the host lacks;
-//! - [`notify`] tells systemd.
+//! - [`systemd`] tells systemd.
 //!
 //! Must not know: HTTP, argv, YAML's shape, map layouts.
 
@@ -23,7 +23,6 @@ pub mod engine;
 pub mod event;
 mod explain;
 mod follow;
-pub mod notify;
 pub mod path_mtu;
 pub mod preflight;
 mod reload;
@@ -32,6 +31,7 @@ pub mod request;
 pub mod routes;
 pub mod signals;
 mod snapshot;
+pub mod systemd;
 mod task;
 pub mod wanted;
 

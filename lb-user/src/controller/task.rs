@@ -19,7 +19,7 @@ use crate::controller::report::{self, Names, Source};
 use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request, Verb};
 use crate::controller::routes::{Ask, Routes};
 use crate::controller::wanted::{self, World};
-use crate::controller::{Start, notify};
+use crate::controller::{Start, systemd};
 use crate::dataplane::listing::Reader;
 use crate::health::{Change, Runner};
 use crate::metrics::Reloads;
@@ -207,7 +207,7 @@ impl Controller {
         if !self.is_ready && result.is_ok() {
             self.is_ready = true;
             tracing::info!("ready");
-            notify::ready("serving");
+            systemd::ready("serving");
         }
     }
 
@@ -254,7 +254,7 @@ impl Controller {
     }
 
     fn beat(&mut self) {
-        notify::watchdog();
+        systemd::watchdog();
         let Some(engine) = &mut self.engine else {
             return;
         };
@@ -391,7 +391,7 @@ impl Controller {
             self.stopping = Some(Instant::now());
             return;
         }
-        notify::stopping("draining");
+        systemd::stopping("draining");
         let patience =
             if self.start.keep_dataplane { Duration::ZERO } else { self.start.drain_timeout };
         tracing::info!(seconds = patience.as_secs(), "stopping: new connections are refused");
