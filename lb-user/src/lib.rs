@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod dataplane;
+pub mod exec;
 pub mod health;
 pub mod metrics;
 pub mod model;

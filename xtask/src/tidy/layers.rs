@@ -27,6 +27,7 @@ const TABLES: [Table; 2] = [
             &["model"],
             &["sched", "metrics"],
             &["config"],
+            &["exec"],
             &["plan", "health::fsm", "health::report", "vrrp"],
             &["dataplane", "health", "health::probe", "health::runner", "netlink"],
             &["controller", "real_server"],
