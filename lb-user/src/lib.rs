@@ -17,4 +17,5 @@ pub mod netlink;
 pub mod plan;
 pub mod real_server;
 pub mod sched;
+pub mod track;
 pub mod vrrp;
