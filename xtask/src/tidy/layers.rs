@@ -27,7 +27,7 @@ const TABLES: [Table; 2] = [
             &["model"],
             &["sched", "metrics"],
             &["config"],
-            &["exec"],
+            &["exec", "trusted"],
             &["plan", "health::fsm", "health::report", "vrrp"],
             &[
                 "dataplane",
