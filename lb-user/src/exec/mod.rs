@@ -1,6 +1,6 @@
 //! Runs a command once: as another user, with a clean environment, for a bounded time.
 //!
-//! [`Command::run`] checks (see [`check`]), starts and waits. A command is the leader of a process
+//! [`Command::run`] checks (see [`check()`]), starts and waits. A command is the leader of a process
 //! group of its own, works in `/`, reads nothing, and keeps none of the daemon's descriptors
 //! (those are all close-on-exec). What it writes is kept up to [`MAX_OUTPUT`]; the rest is read
 //! and thrown away. At the timeout its group gets SIGTERM, and [`GRACE`] later at the latest

@@ -2,17 +2,12 @@
 //!
 //! Each step has the configured timeout. With `starttls` nothing is said in clear beyond what TLS
 //! needs: a server that does not offer it, or whose certificate the host does not trust for the
-//! configured name, gets nothing. The dialogue up to the handshake is held here, since what an
-//! attacker puts behind the server's answer to STARTTLS must not be read as if it had come
-//! encrypted (CVE-2011-0411); the rest is lettre's.
+//! configured name, gets nothing ([`starttls`]). The dialogue after that is lettre's.
 //!
 //! Must not know: queues, when it is tried again.
 
-use std::io::{self, Cursor, Read};
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+mod starttls;
+
 use std::time::{Duration, SystemTime};
 
 use lettre::message::header::{ContentType, HeaderName, HeaderValue};
@@ -22,17 +17,11 @@ use lettre::transport::smtp::authentication::{Credentials, Mechanism};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, AsyncTokioStream};
 use lettre::transport::smtp::commands::{Data, Mail as From, Rcpt};
 use lettre::transport::smtp::extension::ClientId;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use rustls::RootCertStore;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::outbox::Letter;
 use crate::model::Email;
-use crate::trusted::trusted_roots;
 
 /// Why a mail was not delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,7 +211,7 @@ async fn connect(
     let stream = within(&what, limit, TcpStream::connect(server)).await?;
     let stream = stream.map_err(|error| Fault::new(format!("{what}: {error}")))?;
     let stream: Box<dyn AsyncTokioStream> = if email.starttls {
-        Box::new(secure(email, name, trusted, stream).await?)
+        Box::new(starttls::secure(email, name, trusted, stream).await?)
     } else {
         Box::new(stream)
     };
@@ -230,187 +219,9 @@ async fn connect(
     step("EHLO", limit, AsyncSmtpConnection::connect_with_transport(stream, &id)).await
 }
 
-/// Turns a fresh connection to TLS.
-async fn secure(
-    email: &Email,
-    name: &str,
-    trusted: Option<&RootCertStore>,
-    mut stream: TcpStream,
-) -> Result<Secured, Fault> {
-    let limit = email.timeout;
-    let greeting = within("the greeting", limit, answer(&mut stream)).await??;
-    greeting.expect("the greeting", "220")?;
-    let hello = within("EHLO", limit, ask(&mut stream, &format!("EHLO {name}"))).await??;
-    hello.expect("EHLO", "250")?;
-    if !hello.offers("STARTTLS") {
-        return Err(Fault::new(
-            "the server does not offer STARTTLS and nothing was sent: let it, or set starttls: \
-             false if the way to it is safe",
-        ));
-    }
-    let ready = within("STARTTLS", limit, ask(&mut stream, "STARTTLS")).await??;
-    ready.expect("STARTTLS", "220")?;
-    let connector = connector(trusted).await?;
-    let server = ServerName::try_from(email.host.clone())
-        .map_err(|error| Fault::new(format!("{:?}: {error}", email.host)))?;
-    let shaken = within("the TLS handshake", limit, connector.connect(server, stream)).await?;
-    let tls = shaken.map_err(|error| Fault::new(format!("the TLS handshake: {error}")))?;
-    Ok(Secured { greeting: Cursor::new(b"220 over TLS\r\n".to_vec()), tls })
-}
-
-/// Reads the host's authorities anew for each delivery, which are few.
-async fn connector(trusted: Option<&RootCertStore>) -> Result<TlsConnector, Fault> {
-    let roots = match trusted {
-        Some(roots) => roots.clone(),
-        None => tokio::task::spawn_blocking(trusted_roots)
-            .await
-            .map_err(|_| Fault::new("the daemon is stopping"))?
-            .map_err(Fault::new)?,
-    };
-    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Fault::new(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-/// A server's answer: all of its lines.
-#[derive(Debug)]
-struct Answer(String);
-
-impl Answer {
-    fn expect(&self, what: &str, code: &str) -> Result<(), Fault> {
-        if self.0.starts_with(code) {
-            return Ok(());
-        }
-        Err(Fault::new(format!("{what}: the server says {:?}", self.0.trim_end())))
-    }
-
-    fn offers(&self, keyword: &str) -> bool {
-        self.0.lines().skip(1).any(|line| {
-            line.get(4..).is_some_and(|said| said.trim_end().eq_ignore_ascii_case(keyword))
-        })
-    }
-}
-
-async fn ask(stream: &mut TcpStream, command: &str) -> Result<Answer, Fault> {
-    let written = stream.write_all(format!("{command}\r\n").as_bytes()).await;
-    written.map_err(|error| Fault::new(format!("{command}: {error}")))?;
-    answer(stream).await
-}
-
-/// An answer in clear is not longer than this.
-const MAX_ANSWER: usize = 16 * 1024;
-
-/// Reads one answer; anything behind it is not the server's to say yet.
-async fn answer(stream: &mut TcpStream) -> Result<Answer, Fault> {
-    let (mut said, mut buffer) = (Vec::new(), [0; 1024]);
-    loop {
-        match stream.read(&mut buffer).await {
-            Ok(0) => return Err(Fault::new("the server closed the connection")),
-            Ok(length) => said.extend_from_slice(&buffer[..length]),
-            Err(error) => return Err(Fault::new(error.to_string())),
-        }
-        match end_of_answer(&said) {
-            Some(end) if end == said.len() => {
-                return Ok(Answer(String::from_utf8_lossy(&said).into_owned()));
-            }
-            Some(_) => {
-                return Err(Fault::new(
-                    "the server says more than it was asked before TLS: somebody may be in between",
-                ));
-            }
-            None if said.len() > MAX_ANSWER => {
-                return Err(Fault::new("the server's answer does not end"));
-            }
-            None => {}
-        }
-    }
-}
-
-/// Where the first answer ends: behind the first line without a hyphen after its code.
-fn end_of_answer(said: &[u8]) -> Option<usize> {
-    let mut begin = 0;
-    while let Some(length) = said[begin..].iter().position(|byte| *byte == b'\n') {
-        let line = &said[begin..begin + length];
-        begin += length + 1;
-        if line.get(3) != Some(&b'-') {
-            return Some(begin);
-        }
-    }
-    None
-}
-
-/// An encrypted connection as lettre expects a fresh one: it begins with a greeting, which the
-/// server does not repeat.
-#[derive(Debug)]
-struct Secured {
-    greeting: Cursor<Vec<u8>>,
-    tls: TlsStream<TcpStream>,
-}
-
-impl AsyncRead for Secured {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let length = Read::read(&mut self.greeting, buffer.initialize_unfilled())?;
-        if length > 0 {
-            buffer.advance(length);
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.tls).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Secured {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(context)
-    }
-}
-
-impl AsyncTokioStream for Secured {
-    fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.tls.get_ref().0.peer_addr()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_answer_ends_with_the_line_that_says_so() {
-        assert_eq!(end_of_answer(b"220 ready\r\n"), Some(11));
-        assert_eq!(end_of_answer(b"250-one\r\n250 two\r\n220 x\r\n"), Some(18));
-        assert_eq!(end_of_answer(b"250-one\r\n250 tw"), None);
-        assert_eq!(end_of_answer(b"250\r\n"), Some(5));
-        assert_eq!(end_of_answer(b"\n"), Some(1));
-        assert_eq!(end_of_answer(b""), None);
-    }
-
-    #[test]
-    fn a_keyword_is_offered_as_a_line_of_its_own() {
-        let answer = |text: &str| Answer(text.to_owned());
-        assert!(answer("250-me\r\n250-starttls\r\n250 SIZE 1\r\n").offers("STARTTLS"));
-        assert!(!answer("250-STARTTLS.example.com\r\n250 SIZE\r\n").offers("STARTTLS"));
-        assert!(!answer("250 STARTTLS\r\n").offers("STARTTLS"), "the first line is a name");
-        assert!(!answer("250-me\r\n25\u{e9}\r\n").offers("STARTTLS"));
-    }
 
     #[test]
     fn a_name_that_is_none_greets_as_localhost() {
