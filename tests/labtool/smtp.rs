@@ -170,8 +170,12 @@ impl<'a> Session<'a> {
             let plain = decode(initial.trim());
             plain.strip_prefix('\0').and_then(|rest| rest.split_once('\0')).map(owned)
         } else {
-            self.say("334 VXNlcm5hbWU6")?;
-            let user = decode(&self.line()?);
+            let user = if initial.is_empty() {
+                self.say("334 VXNlcm5hbWU6")?;
+                decode(&self.line()?)
+            } else {
+                decode(initial.trim())
+            };
             self.say("334 UGFzc3dvcmQ6")?;
             Some((user, decode(&self.line()?)))
         };

@@ -36,6 +36,14 @@ pub enum Refused {
     /// The user database does not know the user.
     #[error("there is no user {0:?} on this host: create it or name another one")]
     NoUser(String),
+    /// The user database cannot be asked now, which says nothing about the command.
+    #[error("the user {user:?} cannot be looked up: {why}")]
+    Lookup {
+        /// Whom.
+        user: String,
+        /// Why.
+        why: String,
+    },
     /// Only root becomes another user.
     #[error("the daemon is not root and cannot run {program:?} as {user}")]
     NotRoot {
@@ -104,10 +112,19 @@ pub struct Whom {
 }
 
 impl Whom {
-    /// Looks the user up; `None` if there is none. May ask the network (NSS): blocks.
-    pub fn find(name: &str) -> Option<Self> {
-        let user = User::from_name(name).ok().flatten()?;
-        Some(Self { name: user.name, uid: user.uid, gid: user.gid })
+    /// Looks the user up. May ask the network (NSS): blocks.
+    ///
+    /// # Errors
+    /// [`Refused::NoUser`] and [`Refused::Lookup`].
+    pub fn find(name: &str) -> Result<Self, Refused> {
+        match User::from_name(name) {
+            Ok(Some(User { name, uid, gid, .. })) => Ok(Self { name, uid, gid }),
+            Ok(None) => Err(Refused::NoUser(name.to_owned())),
+            Err(error) => {
+                let why = error.desc().to_owned();
+                Err(Refused::Lookup { user: name.to_owned(), why })
+            }
+        }
     }
 }
 
@@ -124,7 +141,7 @@ pub fn check(words: &[String], user: &str) -> Result<Whom, Refused> {
     if !program.starts_with('/') {
         return Err(Refused::NotAbsolute(program.clone()));
     }
-    let whom = Whom::find(user).ok_or_else(|| Refused::NoUser(user.to_owned()))?;
+    let whom = Whom::find(user)?;
     let own = Uid::effective();
     if !own.is_root() && own != whom.uid {
         return Err(Refused::NotRoot { program: program.clone(), user: user.to_owned() });

@@ -8,8 +8,8 @@
 //!
 //! A command that ends by itself may leave processes behind unless it is `alone`; whoever writes
 //! to its output then gets a broken pipe. As with keepalived a command has no supplementary
-//! groups. It inherits the scheduling of the thread that starts it: a thread with a real-time
-//! policy must have set `SCHED_RESET_ON_FORK`.
+//! groups. It would inherit a real-time policy of the thread that starts it, and is killed at once if
+//! it does: such a thread must have set `SCHED_RESET_ON_FORK`.
 //!
 //! Needs a tokio runtime with I/O and time, and, to become another user, `CAP_SETUID`,
 //! `CAP_SETGID` and `CAP_KILL`.

@@ -61,7 +61,16 @@ impl Command {
             .spawn()
             .map_err(|error| not_started(&self.words[0], &error))?;
         let leader = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-        Ok(Group { child, leader, ends, pipe: Some(pipe) })
+        let group = Group { child, leader, ends, pipe: Some(pipe) };
+        if leader.is_some_and(is_real_time) {
+            // It is killed with the group.
+            return Err(End::NotStarted(
+                "it would run with the real-time policy of the daemon's thread, and could keep \
+                 everybody else from running: set CPUSchedulingResetOnFork=yes in the unit"
+                    .to_owned(),
+            ));
+        }
+        Ok(group)
     }
 
     /// The check on a blocking thread, for the user database may take its time.
@@ -69,6 +78,9 @@ impl Command {
         let (words, user) = (self.words.clone(), self.user.clone());
         let checked = tokio::task::spawn_blocking(move || check(&words, &user));
         match tokio::time::timeout(self.timeout, checked).await {
+            Ok(Ok(Err(lookup @ Refused::Lookup { .. }))) => {
+                Err(End::NotStarted(lookup.to_string()))
+            }
             Ok(Ok(checked)) => checked.map_err(End::Refused),
             Ok(Err(_)) => Err(End::NotStarted("the daemon is stopping".to_owned())),
             Err(_) => {
@@ -194,6 +206,14 @@ fn end_of(status: ExitStatus) -> End {
 
 fn lack(error: &io::Error) -> End {
     End::NotStarted(error.to_string())
+}
+
+/// Whether a process runs as SCHED_FIFO (1) or SCHED_RR (2): proc_pid_stat(5), field 41.
+fn is_real_time(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The second field is the name in brackets, which may hold anything.
+    let policy = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(38));
+    matches!(policy, Some("1" | "2"))
 }
 
 /// What the kernel said about the program is its fault; the rest is a lack of this host.

@@ -121,7 +121,7 @@ async fn the_environment_is_clean_and_the_place_is_the_root() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn it_has_no_descriptor_of_ours_and_no_real_time_policy() {
+async fn it_has_no_descriptor_of_ours() {
     let folder = Folder::new("fds");
     // The shell's own: the script and, for `ls`, the directory are above 2.
     let list = folder.script("s", "for fd in /proc/$$/fd/*; do readlink $fd; done");
@@ -133,9 +133,36 @@ async fn it_has_no_descriptor_of_ours_and_no_real_time_policy() {
     let ran = command(&[&list], "root").run().await;
     fcntl(&file, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("a flag");
     assert!(ran.output.contains("secret"), "descriptor {}: {}", file.as_raw_fd(), ran.output);
-    let stat = command(&["/bin/cat", "/proc/self/stat"], "root").run().await.output;
-    let fields: Vec<_> = stat.rsplit_once(") ").expect("stat").1.split(' ').collect();
-    assert_eq!(fields[38], "0", "policy is SCHED_OTHER: proc(5), field 41: {stat}");
+}
+
+/// Runs this test by itself under a scheduling policy.
+fn under(policy: &str) -> std::process::Output {
+    std::process::Command::new("/usr/bin/chrt")
+        .args([policy, if policy == "-o" { "0" } else { "1" }])
+        .arg(std::env::current_exe().expect("this program"))
+        .args(["--exact", "exec::tests::no_command_has_a_real_time_policy", "--nocapture"])
+        .env("LB_TEST_POLICY", policy)
+        .output()
+        .expect("chrt of util-linux")
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn no_command_has_a_real_time_policy() {
+    let folder = Folder::new("policy");
+    let Ok(policy) = std::env::var("LB_TEST_POLICY") else {
+        for policy in ["-o", "-r", "-f"] {
+            let output = under(policy);
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{policy}: {output:?}");
+        }
+        return;
+    };
+    let ran = command(&[&folder.script("s", "sleep 1; exit 5")], "nobody").run().await;
+    let said = ran.end.to_string();
+    match policy.as_str() {
+        "-o" => assert_eq!(said, "exit code 5"),
+        _ => assert!(said.contains("CPUSchedulingResetOnFork=yes"), "{policy}: {said}"),
+    }
 }
 
 #[tokio::test(flavor = "current_thread")]

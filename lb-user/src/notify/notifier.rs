@@ -267,7 +267,7 @@ async fn run(shared: Arc<Shared>, subject: Subject, notification: Notification, 
 }
 
 async fn run_one(notification: &Notification, words: &[String], timeout: Duration) -> End {
-    let known = tokio::task::spawn_blocking(|| Whom::find(SCRIPT_USER).is_some());
+    let known = tokio::task::spawn_blocking(|| Whom::find(SCRIPT_USER).is_ok());
     let user = user(known.await.unwrap_or(false)).to_owned();
     let words = notification.arguments(words);
     let (program, name) = (words[0].clone(), &notification.name);
