@@ -63,7 +63,8 @@ pub(crate) fn serve(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn tls(cert: &str, key: &str) -> Result<ServerConfig> {
+/// Settings of a TLS server with this certificate and key, in PEM files.
+pub(crate) fn tls(cert: &str, key: &str) -> Result<ServerConfig> {
     let chain = CertificateDer::pem_file_iter(cert)?.collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_file(key)?;
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));

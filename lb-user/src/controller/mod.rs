@@ -12,7 +12,7 @@
 //! - `explain` says what would become of a packet;
 //! - [`effective`](mod@effective) is the one place where configured weight, health and admin state meet;
 //! - [`preflight`] says before the start what the host lacks;
-//! - [`notify`] tells systemd.
+//! - [`systemd`] tells systemd.
 //!
 //! Must not know: HTTP, argv, YAML's shape, map layouts.
 
@@ -24,7 +24,6 @@ pub mod engine;
 pub mod event;
 mod explain;
 mod follow;
-pub mod notify;
 pub mod path_mtu;
 pub mod preflight;
 mod reload;
@@ -33,6 +32,7 @@ pub mod request;
 pub mod routes;
 pub mod signals;
 mod snapshot;
+pub mod systemd;
 mod task;
 mod vrrp;
 pub mod wanted;

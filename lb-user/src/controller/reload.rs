@@ -17,7 +17,7 @@ use crate::controller::request::{Refusal, RefusalKind, Request};
 use crate::controller::routes::{self, Routes};
 use crate::controller::task::{Controller, seed};
 use crate::controller::vrrp::Vrrp;
-use crate::controller::{Start, notify};
+use crate::controller::{Start, systemd};
 use crate::health::Runner;
 use crate::metrics::Reloads;
 use crate::model::{Dataplane, Director};
@@ -165,7 +165,7 @@ impl Controller {
             return;
         }
         self.reloading = true;
-        notify::reloading();
+        systemd::reloading();
         let path = self.start.config_path.clone();
         let host_name = self.start.host_name.clone();
         let events = self.events.clone();
@@ -196,7 +196,7 @@ impl Controller {
             },
             Err(errors) => Some(errors),
         };
-        notify::ready("serving");
+        systemd::ready("serving");
         let Some(errors) = refused else {
             tracing::info!("configuration reloaded");
             self.waiting.extend(request);

@@ -21,7 +21,7 @@ use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request,
 use crate::controller::routes::{Ask, Routes};
 use crate::controller::vrrp::Vrrp;
 use crate::controller::wanted::{self, World};
-use crate::controller::{Start, notify};
+use crate::controller::{Start, systemd};
 use crate::dataplane::listing::Reader;
 use crate::health::{Change, Runner};
 use crate::metrics::Reloads;
@@ -215,7 +215,7 @@ impl Controller {
         if !self.is_ready && result.is_ok() {
             self.is_ready = true;
             tracing::info!("ready");
-            notify::ready("serving");
+            systemd::ready("serving");
         }
     }
 
@@ -262,7 +262,7 @@ impl Controller {
     }
 
     fn beat(&mut self) {
-        notify::watchdog();
+        systemd::watchdog();
         self.beat_dataplane();
         self.track();
     }
@@ -414,7 +414,7 @@ impl Controller {
             self.stopping = Some(Instant::now());
             return;
         }
-        notify::stopping("draining");
+        systemd::stopping("draining");
         self.vrrp.begin_stop();
         let patience =
             if self.start.keep_dataplane { Duration::ZERO } else { self.start.drain_timeout };

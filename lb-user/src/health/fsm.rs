@@ -37,6 +37,17 @@ pub enum HealthEvent {
     Down,
 }
 
+/// How often something is asked, and how many answers in a row change its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pace {
+    /// From one start to the next.
+    pub interval: Duration,
+    /// Successes in a row that bring it up.
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    pub fall: u32,
+}
+
 /// The state of one target.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -97,6 +108,23 @@ impl Machine {
         self.held_until
     }
 
+    /// A machine in a known state for what is not the check of a server, whose next probe is due at
+    /// `next`. Nothing is in doubt and nothing holds it down.
+    pub fn known(pace: Pace, state: HealthState, next: Instant) -> Self {
+        Self {
+            interval: pace.interval,
+            retry_interval: pace.interval,
+            rise: pace.rise.max(1),
+            fall: pace.fall.max(1),
+            state,
+            contrary: 0,
+            next_probe: next,
+            flap: None,
+            changes: VecDeque::new(),
+            held_until: None,
+        }
+    }
+
     /// When the next probe starts. Valid until the next [`Self::on_result`].
     pub fn poll_timeout(&self) -> Instant {
         self.next_probe
@@ -104,8 +132,13 @@ impl Machine {
 
     /// Takes the result of the probe that started at [`Self::poll_timeout`].
     pub fn on_result(&mut self, now: Instant, result: &ProbeResult) -> Option<HealthEvent> {
+        self.on_outcome(now, result.status.outcome())
+    }
+
+    /// The same for what is no probe of a server.
+    pub fn on_outcome(&mut self, now: Instant, outcome: Outcome) -> Option<HealthEvent> {
         self.held_until = self.held_until.filter(|until| now < *until);
-        let event = match (self.state, result.status.outcome()) {
+        let event = match (self.state, outcome) {
             (_, Outcome::Unknown) => {
                 self.schedule(now, self.retry_interval);
                 return None;

@@ -12,7 +12,7 @@
 
 pub mod fsm;
 pub mod probe;
-mod report;
+pub(crate) mod report;
 mod runner;
 
 pub use fsm::{HealthEvent, HealthState, Machine};

@@ -24,6 +24,7 @@ use crate::health::probe::insecure::AnyCertificate;
 use crate::health::probe::outcome;
 use crate::health::report::{CheckStatus, ProbeResult};
 use crate::model::TlsCheck;
+use crate::trusted::trusted_roots;
 
 /// Settings of all TLS probes.
 #[derive(Debug)]
@@ -83,24 +84,7 @@ impl Trust {
 
 /// Reads files: for a blocking thread.
 fn verifying(provider: Arc<CryptoProvider>) -> Result<Arc<ClientConfig>, String> {
-    trusting(provider, system_roots()?)
-}
-
-fn system_roots() -> Result<RootCertStore, String> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    let (_, ignored) = roots.add_parsable_certificates(found.certs);
-    if ignored > 0 {
-        tracing::debug!(ignored, "trusted certificates that cannot be used");
-    }
-    if roots.is_empty() {
-        let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
-        return Err(format!(
-            "this host has no trusted certificates{why}: install ca-certificates or set \
-             SSL_CERT_FILE, and `lb reload`"
-        ));
-    }
-    Ok(roots)
+    trusting(provider, trusted_roots()?)
 }
 
 fn trusting(
