@@ -133,9 +133,8 @@ fn refused<K: Table>(
         _ => {
             // Another CPU was faster with a packet of the same flow: its choice holds.
             if let Some(entry) = packet.key.find() {
-                // SAFETY: a slot of the table.
-                let word = lb_common::conn::Word::from_raw(unsafe { (*entry).word });
-                if !word.is_closed() {
+                let word = conntrack::word_of(entry);
+                if word.is_live() {
                     return Ok(Admitted { index: word.real_server(), is_new: false });
                 }
             }
@@ -163,8 +162,7 @@ fn fallback<K: Table>(
 
 #[inline(always)]
 fn drop(counter: Counter) -> Result<Admitted, u32> {
-    stats::count(counter);
-    Err(xdp_action::XDP_DROP)
+    Err(stats::drop(counter))
 }
 
 /// Whether the frame is for this node: a switch that floods, or a capture that makes an interface
@@ -192,14 +190,7 @@ pub fn may_send_icmp(now: u64) -> bool {
         return false;
     };
     // SAFETY: this CPU's own element.
-    unsafe {
-        if now.wrapping_sub((*own).icmp_second) >= config.hz {
-            (*own).icmp_second = now;
-            (*own).icmp_made = 0;
-        }
-        (*own).icmp_made += 1;
-        (*own).icmp_made <= ICMP_A_SECOND
-    }
+    unsafe { !(*own).icmp.exceeds(ICMP_A_SECOND, now, config.hz) }
 }
 
 /// Counts new flows of this CPU in this second against the configured limit.
@@ -212,12 +203,5 @@ fn is_flood(config: &Config, now: u64) -> bool {
         return false;
     };
     // SAFETY: this CPU's own element.
-    unsafe {
-        if now.wrapping_sub((*own).second) >= config.hz {
-            (*own).second = now;
-            (*own).new_flows = 0;
-        }
-        (*own).new_flows += 1;
-        (*own).new_flows > config.flood_limit
-    }
+    unsafe { (*own).new_flows.exceeds(config.flood_limit, now, config.hz) }
 }

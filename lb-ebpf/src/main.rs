@@ -186,9 +186,8 @@ fn run<K: Stage>(ctx: &XdpContext, frame: Frame, packet: &Packet<K>) -> u32 {
             forward::to_client(ctx.ctx, frame, packet, index, entry)
         }
         Followed::Orphan => {
-            stats::count(Counter::ReplyWithoutConnection);
             fragment::decided(packet, xdp_action::XDP_DROP, now);
-            xdp_action::XDP_DROP
+            stats::drop(Counter::ReplyWithoutConnection)
         }
         Followed::Nothing(stale) if to_service => stage::admit(ctx, packet, stale),
         Followed::Nothing(_) => {
@@ -204,7 +203,7 @@ fn read_before<K: Stage>(ctx: &XdpContext) -> u32 {
         return xdp_action::XDP_PASS;
     };
     if matches!(packet.part, Part::Later | Part::Short) {
-        return stage::later(ctx, packet);
+        return stage::later::<K>(ctx);
     }
     run(ctx, Frame::new(ctx.ctx), packet)
 }

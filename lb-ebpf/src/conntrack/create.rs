@@ -95,7 +95,7 @@ fn reclaim_reply<K: Table>(key: &K, own: &K, now: u64) -> u32 {
         return FREE;
     };
     let word = word_of(entry);
-    if word.is_closed() {
+    if !word.is_live() {
         return FREE;
     }
     if !word.has(REPLY) {

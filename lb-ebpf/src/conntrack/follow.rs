@@ -116,7 +116,7 @@ fn advance(target: *mut u64, mut word: Word, direction: Direction, tcp_flags: u8
             }
             Err(found) => {
                 let found = Word::from_raw(found);
-                if found.is_closed() || !found.pairs_with(word) {
+                if !found.is_live() || !found.pairs_with(word) {
                     return;
                 }
                 word = found;
@@ -146,7 +146,7 @@ fn sync_reply<K: Table>(entry: *mut ConnEntry<K>, word: u64, tcp_flags: u8, now:
         return false;
     };
     let forward_word = word_of(forward);
-    if forward_word.is_closed() || !forward_word.pairs_with(Word::from_raw(word)) {
+    if !forward_word.is_live() || !forward_word.pairs_with(Word::from_raw(word)) {
         return false;
     }
     let Some(server) = maps::REAL_SERVERS.get(forward_word.real_server()) else {

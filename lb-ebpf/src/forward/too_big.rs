@@ -36,8 +36,8 @@ pub fn judge<K: Stage>(ctx: &XdpContext) -> u32 {
     match K::too_big(&Frame::new(ctx.ctx), packet, u32::from(server.mtu)) {
         TooBig::Tell(mtu) => tell(ctx.ctx, packet, mtu, Counter::PathMtuTold, Counter::TooBig),
         TooBig::Split(told) => split(ctx.ctx, packet, u32::from(server.mtu), told),
-        TooBig::Stuck => drop(Counter::TooBigUnfragmented),
-        TooBig::Silent => drop(Counter::TooBig),
+        TooBig::Stuck => stats::drop(Counter::TooBigUnfragmented),
+        TooBig::Silent => stats::drop(Counter::TooBig),
     }
 }
 
@@ -59,7 +59,7 @@ fn split<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>, mtu: u32, told: u32) ->
         return xdp_action::XDP_DROP;
     }
     if told == 0 {
-        return drop(Counter::DetourFull);
+        return stats::drop(Counter::DetourFull);
     }
     tell(ctx, packet, told, Counter::PathMtuToldUnfragmented, Counter::TooBigUnfragmented)
 }
@@ -74,10 +74,10 @@ fn tell<K: Stage>(
     untold: Counter,
 ) -> u32 {
     if !may_send_icmp(now()) {
-        return drop(untold);
+        return stats::drop(untold);
     }
     let Some(()) = answer(ctx, packet, mtu) else {
-        return drop(Counter::NotRewritable);
+        return stats::drop(Counter::NotRewritable);
     };
     stats::count(told);
     xdp_action::XDP_TX
@@ -106,10 +106,4 @@ fn answer<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>, mtu: u32) -> Option<()
     let at = ETHERNET_LEN + Tags::len(packet.tags.count);
     let key = packet.key;
     K::tell(&mut Frame::new(ctx), at, &key, mtu, quote)
-}
-
-#[inline(always)]
-fn drop(counter: Counter) -> u32 {
-    stats::count(counter);
-    xdp_action::XDP_DROP
 }
