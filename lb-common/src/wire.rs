@@ -119,6 +119,13 @@ pub const fn swapped(m: Macs) -> Macs {
     ]
 }
 
+/// These addresses with another destination, given as two words of which the second has nothing but
+/// its last two bytes.
+#[inline(always)]
+pub const fn sent_to([_, second, third]: Macs, [head, tail]: [u32; 2]) -> Macs {
+    [head, second & u32::from_ne_bytes([0, 0, 0xff, 0xff]) | tail, third]
+}
+
 impl Link {
     /// The first 12 bytes of a frame that is sent over this link.
     #[inline(always)]
@@ -610,6 +617,7 @@ impl Buf for [u8] {
 }
 
 mod ends;
+pub mod vrrp;
 pub use ends::{Ends4, Ends6, FAMILY_IPV4, FAMILY_IPV6, ends4, ends6, network};
 
 #[cfg(test)]

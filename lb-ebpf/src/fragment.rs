@@ -16,7 +16,7 @@ use lb_common::wire::{Packet, Part};
 use crate::conntrack::Table;
 use crate::frame::Frame;
 use crate::stage::{Chosen, Stage};
-use crate::{admit, detour, forward, maps, now, stats};
+use crate::{admit, detour, forward, maps, now, station, stats};
 
 /// Keeps the decision to forward a request, if this is a first fragment.
 #[inline(always)]
@@ -174,5 +174,5 @@ fn is_ours<K: Table>(ctx: *mut xdp_md, packet: &Packet<K>) -> bool {
     if !is_to_vip && !admit::is_from_server(&packet.key) {
         return false;
     }
-    Frame::new(ctx).macs().is_some_and(|macs| admit::is_addressed_to_us(ctx, macs))
+    Frame::new(ctx).macs().is_some_and(|macs| station::is_addressed_to_us(ctx, macs))
 }

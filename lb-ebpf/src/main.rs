@@ -23,7 +23,9 @@ mod maps;
 mod route;
 mod schedule;
 mod stage;
+mod station;
 mod stats;
+mod vrrp;
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
@@ -72,7 +74,10 @@ pub fn lb_unusual(ctx: XdpContext) -> u32 {
         Parsed::V6(packet) => stage::known(&ctx, &Packet { rerun, ..packet }),
         Parsed::Icmp4(packet) => stage::icmp(&ctx, &packet),
         Parsed::Icmp6(packet) => stage::icmp(&ctx, &packet),
-        Parsed::Other => xdp_action::XDP_PASS,
+        Parsed::Other => {
+            vrrp::count(ctx.ctx);
+            xdp_action::XDP_PASS
+        }
     }
 }
 

@@ -23,7 +23,8 @@ pub struct New<'a, K> {
     pub state: State,
     /// Picked up in its middle.
     pub provisional: bool,
-    /// The request frame: its addresses, the interface that it came in by, its tags.
+    /// The request frame: its addresses, with the one of ours that its answers come from; the
+    /// interface that it came in by; its tags.
     pub from: (Macs, u32, Tags),
     /// Now, in jiffies.
     pub now: u64,

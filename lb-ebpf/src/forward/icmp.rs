@@ -15,12 +15,13 @@ use lb_common::service::{EVENT_PATH_MTU, Event, METHOD_NAT, ServiceKey};
 use lb_common::verdict::Counter;
 use lb_common::wire::{ETHERTYPE_IPV4, Link, Packet};
 
-use crate::admit::{is_addressed_to_us, is_from_server, is_to_service, may_send_icmp};
+use crate::admit::{is_from_server, is_to_service, may_send_icmp};
 use crate::conntrack::{Table, is_expired, word_of};
 use crate::forward::{drop, is_controlled, last_hop, next_hop, send, to_server, way};
 use crate::frame::Frame;
 use crate::route::Query;
 use crate::stage::{Chosen, Stage, handed};
+use crate::station::is_addressed_to_us;
 use crate::{maps, now, schedule, stats};
 
 /// Brings the error that was handed over to whom it is for.

@@ -19,6 +19,7 @@ use crate::admit::may_send_icmp;
 use crate::forward::{Room, is_controlled, move_head};
 use crate::frame::{Frame, ingress};
 use crate::stage::{Stage, handed_server};
+use crate::station::as_sent_to_us;
 use crate::{detour, maps, now, stats};
 
 /// Decides what becomes of the packet that was handed over.
@@ -94,7 +95,8 @@ fn answer<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>, mtu: u32) -> Option<()
     // SAFETY: the context is valid.
     let length = unsafe { bpf_xdp_get_buff_len(ctx) };
     let macs = frame.macs()?;
-    let link = Link::answering(macs, ingress(ctx), &packet.tags);
+    let ifindex = ingress(ctx);
+    let link = Link::answering(as_sent_to_us(macs, ifindex), ifindex, &packet.tags);
     let cut = (packet.l3() + quote) as i64 - length as i64;
     // SAFETY: the context is valid; pointers are made anew below.
     if cut > 0 || unsafe { bpf_xdp_adjust_tail(ctx, cut as i32) } != 0 {
