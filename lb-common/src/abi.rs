@@ -6,7 +6,7 @@
 //! Must not know: who reads or writes.
 
 /// Version of every layout in this crate. Raised by any change of a map's key, value or meaning.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Connection tables: IPv4 and IPv6, `table::Bucket` by index; capacity chosen when they are made.
 pub const MAP_CONN4: &str = "conn4";
@@ -41,6 +41,11 @@ pub const MAP_FILTER: &str = "filter";
 pub const MAP_VIPS: &str = "vips";
 /// Interfaces by index: `Interface`.
 pub const MAP_INTERFACES: &str = "interfaces";
+/// Virtual routers that this node is master of and whose MAC addresses are served, by
+/// `wire::vrrp::index`: not 0.
+pub const MAP_VIRTUAL_MACS: &str = "virtual_macs";
+/// Per-CPU VRRP frames by `wire::vrrp::index`.
+pub const MAP_VRRP_FRAMES: &str = "vrrp_frames";
 /// Per-CPU counts by `verdict::Counter`.
 pub const MAP_COUNTERS: &str = "counters";
 /// Per-CPU state of the program itself: `PerCpu`.
@@ -69,7 +74,7 @@ pub const MAP_HANDOVER: &str = "handover";
 pub const MAP_STAGES: &str = "stages";
 
 /// Every map, in the order in which `lb` pins them.
-pub const MAPS: [&str; 28] = [
+pub const MAPS: [&str; 30] = [
     MAP_CONN4,
     MAP_CONN6,
     MAP_INSERTS4,
@@ -86,6 +91,8 @@ pub const MAPS: [&str; 28] = [
     MAP_FILTER,
     MAP_VIPS,
     MAP_INTERFACES,
+    MAP_VIRTUAL_MACS,
+    MAP_VRRP_FRAMES,
     MAP_COUNTERS,
     MAP_PER_CPU,
     MAP_EVENTS,

@@ -200,12 +200,6 @@ impl Word {
         self.0 & STATE_MASK != 0
     }
 
-    /// Whether this is no connection (any more).
-    #[inline(always)]
-    pub const fn is_closed(self) -> bool {
-        !self.is_live()
-    }
-
     /// Whether a slot with this word may be claimed at `now`, in jiffies.
     #[inline(always)]
     pub const fn is_free(self, now: u64) -> bool {
@@ -289,7 +283,7 @@ mod tests {
             let moved = w.in_state(State::CLOSE);
             prop_assert!(moved.pairs_with(w) && !moved.has(PROVISIONAL));
             prop_assert_eq!(moved.state(), State::CLOSE);
-            prop_assert!(w.is_live() && !w.is_closed() && !w.is_free(u64::MAX));
+            prop_assert!(w.is_live() && !w.is_free(u64::MAX));
         }
 
         #[test]

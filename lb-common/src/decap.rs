@@ -8,7 +8,11 @@
 //! Must not know: maps, addresses that are ours, what becomes of the frame.
 
 use crate::csum::{self, Delta};
-use crate::wire::{Be16, Buf, ETHERNET_LEN, IPV4_LEN, IPV6_LEN, Macs};
+use crate::pod::mapped_words;
+use crate::wire::{
+    Be16, Buf, ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_PROVIDER, ETHERTYPE_VLAN,
+    FRAGMENT_MASK, IPIP, IPV4_LEN, IPV6, IPV6_LEN, Macs,
+};
 
 /// Virtual addresses whose tunnelled packets are unpacked: [`Key`] to 1.
 pub const MAP_VIPS: &str = "decap_vips";
@@ -233,8 +237,8 @@ fn outer6<B: Buf + ?Sized>(buf: &B, l3: usize, macs: Macs, tags: [u32; 2]) -> Op
 #[inline(always)]
 const fn inner_of(protocol: u8) -> Option<Inner> {
     match protocol {
-        IPV4_IN_IP => Some(Inner::V4),
-        IPV6_IN_IP => Some(Inner::V6),
+        IPIP => Some(Inner::V4),
+        IPV6 => Some(Inner::V6),
         _ => None,
     }
 }
@@ -256,7 +260,7 @@ fn read_inner<B: Buf + ?Sized>(
             if version >> 4 != 4 || version & 0xf < 5 || outer + IPV4_LEN > end {
                 return None;
             }
-            ([0, 0, MAPPED, header[4]], tos & 3)
+            (mapped_words(header[4]), tos & 3)
         }
         Inner::V6 => {
             let header: [u32; 10] = buf.load(at)?;
@@ -287,25 +291,13 @@ const ECT_1: u8 = 1;
 const ECT_0: u8 = 2;
 const CE: u8 = 3;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERTYPE_VLAN: u16 = 0x8100;
-const ETHERTYPE_PROVIDER: u16 = 0x88a8;
 const ONE_TAG: usize = ETHERNET_LEN + 4;
 const TWO_TAGS: usize = ETHERNET_LEN + 8;
-/// IP protocol number of IPv4 in IP.
-pub const IPV4_IN_IP: u8 = 4;
-/// IP protocol number of IPv6 in IP.
-pub const IPV6_IN_IP: u8 = 41;
 const DESTINATION_OPTIONS: u8 = 60;
 /// The option tunnel encapsulation limit.
 const LIMIT: u8 = 4;
-/// RFC 791: more fragments, and the offset.
-const FRAGMENT_MASK: u16 = 0x3fff;
 /// Options of an IPv4 header in units of four bytes.
 const MAX_OPTION_WORDS: usize = 10;
-/// The third word of an IPv4-mapped address, as it lies in memory.
-const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 #[cfg(test)]
 mod tests;

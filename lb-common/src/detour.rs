@@ -7,7 +7,7 @@
 //!
 //! A packet that is to be split goes the same way: user space makes fragments of it and runs each.
 //!
-//! Must not know: why a frame is held.
+//! Must not know: who decides about a frame, how long it is held, how it is split.
 
 use crate::fragment::FragmentKey;
 use crate::pod;

@@ -8,17 +8,13 @@
 
 use crate::csum::{self, Delta};
 use crate::key::{ConnKey, ConnKey4, ConnKey6};
-use crate::wire::{Be16, Buf, IPV4_LEN, IPV6_LEN};
+use crate::wire::{Be16, Buf, IPIP, IPV4_LEN, IPV6, IPV6_LEN};
 use crate::{hash, pod};
 
 /// Time to live and hop limit of packets that the director makes, as Linux's default.
 pub const TTL: u8 = 64;
 /// Smallest MTU that an IPv6 link may have (RFC 8200 section 5).
 pub const MIN_MTU6: u32 = 1280;
-/// IP protocol number of IPv4 in IP.
-pub const IPIP: u8 = 4;
-/// IP protocol number of IPv6 in IP.
-pub const IPV6: u8 = 41;
 
 /// The two ends of a tunnel, as four words each, an IPv4 address in the last one.
 pub struct Tunnel {
@@ -32,7 +28,7 @@ impl Tunnel {
     /// Whether its outer header is IPv4: an address that is IPv4-mapped.
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
-        is_v4(&self.destination)
+        pod::is_mapped(&self.destination)
     }
 
     /// Length of its outer header.
@@ -49,16 +45,10 @@ impl Tunnel {
     }
 }
 
-/// Whether these words are an IPv4-mapped address.
-#[inline(always)]
-pub const fn is_v4(a: &[u32; 4]) -> bool {
-    a[0] | a[1] == 0 && a[2] == u32::from_ne_bytes([0, 0, 0xff, 0xff])
-}
-
 /// Length of the outer header towards an address in words.
 #[inline(always)]
 pub const fn overhead(server: &[u32; 4]) -> usize {
-    if is_v4(server) { IPV4_LEN } else { IPV6_LEN }
+    if pod::is_mapped(server) { IPV4_LEN } else { IPV6_LEN }
 }
 
 /// A family whose packets can be wrapped.

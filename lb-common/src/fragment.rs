@@ -6,7 +6,7 @@
 //!
 //! Must not know: maps, clocks.
 
-use crate::key::{ConnKey, ConnKey4};
+use crate::key::ConnKey;
 use crate::pod;
 use crate::pod::Address;
 use crate::wire::{Link, Packet};
@@ -66,8 +66,7 @@ impl FragmentKey {
     pub fn of<K: ConnKey>(packet: &Packet<K>) -> Self {
         let key = &packet.key;
         let ([s0, s1], [d0, d1]) = (key.source_pair(), key.destination_pair());
-        let is_ipv4 = size_of::<K>() == size_of::<ConnKey4>();
-        let protocol = if is_ipv4 { u32::from(key.protocol()).to_le() } else { 0 };
+        let protocol = if K::V4 { u32::from(key.protocol()).to_le() } else { 0 };
         // Identification in the first half of the word as it lies in memory, then the protocol.
         let [a, b, c, d] = packet.identification.to_ne_bytes();
         let [e, f, g, h] = protocol.to_ne_bytes();
@@ -99,6 +98,7 @@ impl FragmentEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::ConnKey4;
     use crate::key::ConnKey6;
     use crate::pod::mapped;
 

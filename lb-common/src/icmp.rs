@@ -6,12 +6,12 @@
 //! Must not know: connections, services, frames beyond their IP headers.
 
 use crate::csum::{self, Delta};
-use crate::encap::{self, IPIP, IPV6, MIN_MTU6};
+use crate::encap::{self, MIN_MTU6};
 use crate::key::{ConnKey, ConnKey4, ConnKey6};
 use crate::rewrite::{self, Edit, End, Unfit};
 use crate::wire::{
-    self, Be16, Buf, ICMP, ICMP_LEN, ICMP6, IPV4_LEN, IPV6_LEN, Ipv4Header, Ipv6Header, Packet,
-    Part, TCP, UDP,
+    self, Be16, Buf, ICMP, ICMP_LEN, ICMP6, IPIP, IPV4_LEN, IPV6, IPV6_LEN, Ipv4Header, Ipv6Header,
+    OFFSET_MASK, Packet, Part, TCP, UDP,
 };
 
 /// The packet that an ICMP error quotes.
@@ -120,7 +120,7 @@ impl Icmp for ConnKey4 {
         let ip: Ipv4Header = buf.load(l3)?;
         let header = (ip.version_ihl & 0xf) as usize * 4;
         // A later fragment has no ports.
-        if ip.version_ihl >> 4 != 4 || header < IPV4_LEN || ip.fragment.get() & 0x1fff != 0 {
+        if ip.version_ihl >> 4 != 4 || header < IPV4_LEN || ip.fragment.get() & OFFSET_MASK != 0 {
             return None;
         }
         let l4 = l3 + header;

@@ -151,6 +151,9 @@ pub trait ConnKey: pod::Pod {
     /// What fills an entry of this family up to whole cache lines.
     type Room: pod::Pod + Eq + core::fmt::Debug;
 
+    /// Whether this is the IPv4 key.
+    const V4: bool;
+
     /// The key whose bytes are all zero.
     const ZERO: Self;
 
@@ -219,6 +222,7 @@ impl ConnKey for ConnKey4 {
     type Endpoint = Endpoint4;
     type Room = [u64; 0];
 
+    const V4: bool = true;
     const ZERO: Self = Self::zeroed();
     const NOWHERE: Endpoint4 = Endpoint4::zeroed();
     const ROOM: [u64; 0] = [];
@@ -324,6 +328,7 @@ impl ConnKey for ConnKey6 {
     type Endpoint = Endpoint6;
     type Room = [u64; 3];
 
+    const V4: bool = false;
     const ZERO: Self = Self::zeroed();
     const NOWHERE: Endpoint6 = Endpoint6::zeroed();
     const ROOM: [u64; 3] = [0; 3];

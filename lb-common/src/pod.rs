@@ -71,6 +71,21 @@ pub const fn mapped(v4: [u8; 4]) -> Address {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
 }
 
+/// The third word of an IPv4-mapped address, as it lies in memory; the two before it are zero.
+pub const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+/// The IPv4-mapped form of an address as words: what [`mapped`] is as bytes.
+#[inline(always)]
+pub const fn mapped_words(v4: u32) -> [u32; 4] {
+    [0, 0, MAPPED, v4]
+}
+
+/// Whether these words are an IPv4-mapped address.
+#[inline(always)]
+pub const fn is_mapped(a: &[u32; 4]) -> bool {
+    a[0] | a[1] | (a[2] ^ MAPPED) == 0
+}
+
 /// The IPv4 address inside an IPv4-mapped one.
 #[inline(always)]
 pub const fn unmapped(a: &Address) -> [u8; 4] {

@@ -217,14 +217,34 @@ pod! {
     pub struct PerCpu {
         /// Uses of table elements made so far.
         pub sequence: u64,
-        /// The second that `new_flows` belongs to, in jiffies divided by hz.
-        pub second: u64,
-        /// New flows in that second.
-        pub new_flows: u64,
-        /// When the current second of ICMP errors began, in jiffies.
-        pub icmp_second: u64,
-        /// ICMP errors and path MTU events made in that second.
-        pub icmp_made: u64,
+        /// New flows.
+        pub new_flows: Meter,
+        /// ICMP errors and path MTU events that were made.
+        pub icmp: Meter,
+    }
+}
+
+pod! {
+    /// How often something happened on one CPU in a second.
+    pub struct Meter {
+        /// When the second began, in jiffies.
+        pub began: u64,
+        /// How often it happened since.
+        pub count: u64,
+    }
+}
+
+impl Meter {
+    /// Counts once more at `now`; whether that is more than `limit` in the second. A second is
+    /// `hz` jiffies long and begins with what comes first after the one before.
+    #[inline(always)]
+    pub fn exceeds(&mut self, limit: u64, now: u64, hz: u64) -> bool {
+        if now.wrapping_sub(self.began) >= hz {
+            self.began = now;
+            self.count = 0;
+        }
+        self.count += 1;
+        self.count > limit
     }
 }
 
@@ -242,8 +262,44 @@ pod! {
     }
 }
 
+impl Event {
+    /// An event of this kind about an address, IPv4 mapped; addresses as words, because bytes
+    /// would be stored one by one.
+    #[inline(always)]
+    pub fn new(kind: u32, value: u32, address: [u32; 4], source: [u32; 4]) -> Self {
+        let ([a, b, c, d], [e, f, g, h]) = (address, source);
+        let mut event = Self::zeroed();
+        *pod::head_mut::<Self, [u32; 10]>(&mut event) = [a, b, c, d, e, f, g, h, kind, value];
+        event
+    }
+}
+
 /// Frames for this address were dropped because its neighbour on interface `value` is not known.
 pub const EVENT_NEIGHBOUR: u32 = 1;
 /// A router said that packets of at most `value` bytes reach this address: 0 when it did not say
 /// how many.
 pub const EVENT_PATH_MTU: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::mapped_words;
+
+    #[test]
+    fn a_meter_counts_anew_when_its_second_is_over() {
+        let mut meter = Meter::zeroed();
+        let mut at = |now| meter.exceeds(2, now, 100);
+        assert_eq!([at(1000), at(1000), at(1099), at(1099)], [false, false, true, true]);
+        assert_eq!([at(1100), at(1150), at(1199), at(1200)], [false, false, true, false]);
+        assert_eq!(meter, Meter { began: 1200, count: 1 });
+    }
+
+    #[test]
+    fn an_event_has_each_part_in_its_field() {
+        let (peer, own) = ([10, 0, 0, 1], [10, 0, 0, 2]);
+        let words = |address| mapped_words(u32::from_ne_bytes(address));
+        let event = Event::new(EVENT_PATH_MTU, 1400, words(peer), words(own));
+        let (address, source) = (pod::mapped(peer), pod::mapped(own));
+        assert_eq!(event, Event { address, source, kind: EVENT_PATH_MTU, value: 1400 });
+    }
+}

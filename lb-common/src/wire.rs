@@ -119,6 +119,13 @@ pub const fn swapped(m: Macs) -> Macs {
     ]
 }
 
+/// These addresses with another destination, given as two words of which the second has nothing but
+/// its last two bytes.
+#[inline(always)]
+pub const fn sent_to([_, second, third]: Macs, [head, tail]: [u32; 2]) -> Macs {
+    [head, second & u32::from_ne_bytes([0, 0, 0xff, 0xff]) | tail, third]
+}
+
 impl Link {
     /// The first 12 bytes of a frame that is sent over this link.
     #[inline(always)]
@@ -270,6 +277,10 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 /// IP protocol number of ICMP.
 pub const ICMP: u8 = 1;
+/// IP protocol number of IPv4 in IP (RFC 2003).
+pub const IPIP: u8 = 4;
+/// IP protocol number of IPv6 in IP (RFC 4213, RFC 2473).
+pub const IPV6: u8 = 41;
 /// IP protocol number of ICMPv6.
 pub const ICMP6: u8 = 58;
 /// Length of an ICMP header, in both versions.
@@ -279,14 +290,14 @@ pub const ICMP_LEN: usize = 8;
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// EtherType of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERTYPE_VLAN: u16 = 0x8100;
-const ETHERTYPE_PROVIDER: u16 = 0x88a8;
+pub(crate) const ETHERTYPE_VLAN: u16 = 0x8100;
+pub(crate) const ETHERTYPE_PROVIDER: u16 = 0x88a8;
 const TCP_LEN: usize = 20;
 const UDP_LEN: usize = 8;
 /// RFC 791: the flag More Fragments and the 13 bits of the offset.
-const FRAGMENT_MASK: u16 = 0x3fff;
+pub(crate) const FRAGMENT_MASK: u16 = 0x3fff;
 /// RFC 791: the offset alone, in units of eight bytes.
-const OFFSET_MASK: u16 = 0x1fff;
+pub(crate) const OFFSET_MASK: u16 = 0x1fff;
 /// Extension headers that are read before giving up.
 const MAX_EXTENSIONS: usize = 6;
 /// Number of the IPv6 fragment header (RFC 8200 4.5).
@@ -358,9 +369,8 @@ fn parse4<B: Buf + ?Sized>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
     }
     let word = ip.fragment.get() & FRAGMENT_MASK;
     if ip.protocol == ICMP {
-        // Destination unreachable, time exceeded, parameter problem (RFC 792).
         let l4 = l3 + header;
-        let is_error = word == 0 && matches!(buf.load::<u8>(l4)?, 3 | 11 | 12);
+        let is_error = word == 0 && is_icmp_error(buf.load(l4)?);
         let bytes = ip.total_length.get() as usize;
         let key = ConnKey4::new(ip.source, ip.destination, [0, 0], ICMP);
         return message(key, is_error, (l3, l4, bytes), tags).map(Parsed::Icmp4);
@@ -430,9 +440,7 @@ fn parse6<B: Buf + ?Sized>(buf: &B, l3: usize, tags: Tags) -> Option<Parsed> {
         next = following;
     }
     if next == ICMP6 {
-        // RFC 4443 2.1: errors are the types below 128.
-        let whole = piece.part == Part::Whole;
-        let is_error = whole && matches!(buf.load::<u8>(offset)?, 1..=4);
+        let is_error = piece.part == Part::Whole && is_icmp6_error(buf.load(offset)?);
         let bytes = ip.payload_length.get() as usize + IPV6_LEN;
         let key = ConnKey6::new(ip.source, ip.destination, [0, 0], ICMP6);
         return message(key, is_error, (l3, offset, bytes), tags).map(Parsed::Icmp6);
@@ -464,6 +472,19 @@ pub(crate) fn read_extension<B: Buf + ?Sized>(
         51 => Some((following, (units.saturating_add(1) as usize + 1) * 4, 0)),
         _ => Some((following, (units as usize + 1) * 8, 0)),
     }
+}
+
+/// Whether an ICMP type is an error: unreachable, time exceeded, parameter problem (RFC 792).
+#[inline(always)]
+pub(crate) const fn is_icmp_error(kind: u8) -> bool {
+    matches!(kind, 3 | 11 | 12)
+}
+
+/// Whether an ICMPv6 type is an error: unreachable, too big, time exceeded, parameter problem
+/// (RFC 4443).
+#[inline(always)]
+pub(crate) const fn is_icmp6_error(kind: u8) -> bool {
+    matches!(kind, 1..=4)
 }
 
 /// An ICMP error of which at least its own header and a quoted IPv4 header are there by length.
@@ -596,6 +617,7 @@ impl Buf for [u8] {
 }
 
 mod ends;
+pub mod vrrp;
 pub use ends::{Ends4, Ends6, FAMILY_IPV4, FAMILY_IPV6, ends4, ends6, network};
 
 #[cfg(test)]

@@ -4,13 +4,14 @@
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use lb_common::conn::{ConnKey, Direction, State, flags, next_state};
-use lb_common::service::{Config, Interface, METHOD_NAT, ServiceEntry, ServiceKey};
+use lb_common::hash;
+use lb_common::service::{Config, METHOD_NAT, ServiceEntry, ServiceKey};
 use lb_common::verdict::Counter;
-use lb_common::wire::{Macs, Packet, TCP};
-use lb_common::{hash, pod};
+use lb_common::wire::{Packet, TCP};
 
 use crate::conntrack::{self, New, Table};
 use crate::frame::{Frame, ingress};
+use crate::station::{as_sent_to_us, is_addressed_to_us};
 use crate::{maps, schedule, stats};
 
 /// Real servers that nat tries when a client's address and port is taken on one.
@@ -71,6 +72,7 @@ pub fn admit<K: Table>(
         return fallback(service, packet, Counter::Flood);
     }
     let scheduled = !tcp || packet.tcp_flags & (flags::SYN | flags::ACK) == flags::SYN;
+    let from = (as_sent_to_us(macs, ingress(ctx)), ingress(ctx), packet.tags);
     let mut tried = schedule::UNTRIED;
     for _ in 0..NAT_ATTEMPTS {
         let index = if scheduled {
@@ -90,7 +92,7 @@ pub fn admit<K: Table>(
             server,
             state: first_state(packet, nat, scheduled),
             provisional: !scheduled,
-            from: (macs, ingress(ctx), packet.tags),
+            from,
             now,
         };
         match conntrack::create(&new) {
@@ -133,9 +135,8 @@ fn refused<K: Table>(
         _ => {
             // Another CPU was faster with a packet of the same flow: its choice holds.
             if let Some(entry) = packet.key.find() {
-                // SAFETY: a slot of the table.
-                let word = lb_common::conn::Word::from_raw(unsafe { (*entry).word });
-                if !word.is_closed() {
+                let word = conntrack::word_of(entry);
+                if word.is_live() {
                     return Ok(Admitted { index: word.real_server(), is_new: false });
                 }
             }
@@ -163,22 +164,7 @@ fn fallback<K: Table>(
 
 #[inline(always)]
 fn drop(counter: Counter) -> Result<Admitted, u32> {
-    stats::count(counter);
-    Err(xdp_action::XDP_DROP)
-}
-
-/// Whether the frame is for this node: a switch that floods, or a capture that makes an interface
-/// promiscuous, must not make a standby director forward copies.
-#[inline(always)]
-pub fn is_addressed_to_us(ctx: *mut xdp_md, [first, second, _]: Macs) -> bool {
-    let Some(interface) = maps::INTERFACES.get(ingress(ctx)) else {
-        return true;
-    };
-    // The last two bytes of an address, in the half of a word that comes first in memory.
-    let half = u32::from_ne_bytes([0xff, 0xff, 0, 0]);
-    let [head, tail] = *pod::head::<Interface, [u32; 2]>(interface);
-    let own = tail & half;
-    head | own == 0 || (head == first && own == second & half)
+    Err(stats::drop(counter))
 }
 
 /// ICMP errors that one CPU makes in a second at most, as the kernel's icmp_msgs_per_sec: senders can
@@ -192,14 +178,7 @@ pub fn may_send_icmp(now: u64) -> bool {
         return false;
     };
     // SAFETY: this CPU's own element.
-    unsafe {
-        if now.wrapping_sub((*own).icmp_second) >= config.hz {
-            (*own).icmp_second = now;
-            (*own).icmp_made = 0;
-        }
-        (*own).icmp_made += 1;
-        (*own).icmp_made <= ICMP_A_SECOND
-    }
+    unsafe { !(*own).icmp.exceeds(ICMP_A_SECOND, now, config.hz) }
 }
 
 /// Counts new flows of this CPU in this second against the configured limit.
@@ -212,12 +191,5 @@ fn is_flood(config: &Config, now: u64) -> bool {
         return false;
     };
     // SAFETY: this CPU's own element.
-    unsafe {
-        if now.wrapping_sub((*own).second) >= config.hz {
-            (*own).second = now;
-            (*own).new_flows = 0;
-        }
-        (*own).new_flows += 1;
-        (*own).new_flows > config.flood_limit
-    }
+    unsafe { (*own).new_flows.exceeds(config.flood_limit, now, config.hz) }
 }

@@ -3,7 +3,7 @@
 //! The ring is asked for room first, so that a flood that user space cannot follow costs little
 //! here. See `lb_common::detour`.
 //!
-//! Must not know: why a frame is held.
+//! Must not know: whether a frame has to be held, what becomes of it.
 
 use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, xdp_md};
 use aya_ebpf::helpers::generated::{

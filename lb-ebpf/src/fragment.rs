@@ -16,7 +16,7 @@ use lb_common::wire::{Packet, Part};
 use crate::conntrack::Table;
 use crate::frame::Frame;
 use crate::stage::{Chosen, Stage};
-use crate::{admit, detour, forward, maps, now, stats};
+use crate::{admit, detour, forward, maps, now, station, stats};
 
 /// Keeps the decision to forward a request, if this is a first fragment.
 #[inline(always)]
@@ -93,7 +93,7 @@ pub fn follow<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>) -> u32 {
     };
     if !matches!(packet.part, Part::Later) {
         return if is_ours(ctx, packet) {
-            drop(Counter::FragmentShort)
+            stats::drop(Counter::FragmentShort)
         } else {
             xdp_action::XDP_PASS
         };
@@ -127,15 +127,15 @@ fn go<K: Stage>(
     match entry.decision {
         fragment::PASS => return xdp_action::XDP_PASS,
         fragment::REQUEST | fragment::REPLY => {}
-        _ => return drop(Counter::FragmentRefused),
+        _ => return stats::drop(Counter::FragmentRefused),
     }
     let index = entry.real_server;
     let Some(server) = maps::REAL_SERVERS.get_ptr(index) else {
-        return drop(Counter::FragmentRefused);
+        return stats::drop(Counter::FragmentRefused);
     };
     // SAFETY: an array element.
     if unsafe { (*server).generation } != entry.generation {
-        return drop(Counter::FragmentRefused);
+        return stats::drop(Counter::FragmentRefused);
     }
     let frame = Frame::new(ctx);
     if entry.decision == fragment::REQUEST {
@@ -152,10 +152,10 @@ fn hold<K: Table>(ctx: *mut xdp_md, packet: &Packet<K>, key: &FragmentKey, now: 
         return xdp_action::XDP_PASS;
     }
     if packet.rerun {
-        return drop(Counter::FragmentUndecided);
+        return stats::drop(Counter::FragmentUndecided);
     }
     if !detour::has_room() {
-        return drop(Counter::DetourFull);
+        return stats::drop(Counter::DetourFull);
     }
     // Marked first and handed over then: whoever decides in between finds the mark, or user space
     // finds the decision. One that is there already does as well.
@@ -174,11 +174,5 @@ fn is_ours<K: Table>(ctx: *mut xdp_md, packet: &Packet<K>) -> bool {
     if !is_to_vip && !admit::is_from_server(&packet.key) {
         return false;
     }
-    Frame::new(ctx).macs().is_some_and(|macs| admit::is_addressed_to_us(ctx, macs))
-}
-
-#[inline(always)]
-fn drop(counter: Counter) -> u32 {
-    stats::count(counter);
-    xdp_action::XDP_DROP
+    Frame::new(ctx).macs().is_some_and(|macs| station::is_addressed_to_us(ctx, macs))
 }

@@ -2,7 +2,6 @@
 //!
 //! Must not know: services, connections, who wrote the lists.
 
-use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::bpf_map_lookup_elem;
 use aya_ebpf::programs::XdpContext;
 use lb_common::access::AccessEntry;
@@ -24,10 +23,7 @@ pub fn run(ctx: &XdpContext) -> u32 {
         _ => None,
     };
     match refused {
-        Some(reason) => {
-            stats::count(reason);
-            xdp_action::XDP_DROP
-        }
+        Some(reason) => stats::drop(reason),
         None => stage::forward(ctx),
     }
 }
@@ -39,7 +35,7 @@ fn judge4(frame: &Frame, l3: usize) -> Option<Counter> {
         return Some(Counter::Denied);
     }
     let is_refused = is_allow_only()
-        && is_virtual(&[0, 0, MAPPED, destination])
+        && is_virtual(&pod::mapped_words(destination))
         && !is_allowed4(source)
         // An error about a packet to a client belongs to that client's connection: without it the
         // path MTU is not found.
@@ -77,29 +73,20 @@ fn is_virtual(address: &[u32; 4]) -> bool {
 
 #[inline(always)]
 fn is_denied4(source: u32) -> bool {
-    // A `Prefix4` as words.
-    let mut key = [32, source, 0];
-    let now = now();
-    for _ in 0..=32 {
-        let Some(entry) = find(&maps::DENY4, &key) else {
-            return false;
-        };
-        match judge(entry, now) {
-            Ok(()) => return true,
-            Err(0) => return false,
-            Err(len) => key[0] = len - 1,
-        }
-    }
-    false
+    is_denied(&maps::DENY4, [32, source, 0])
 }
 
 #[inline(always)]
 fn is_denied6([a, b, c, d]: [u32; 4]) -> bool {
-    // A `Prefix6` as words.
-    let mut key = [128, a, b, c, d];
+    is_denied(&maps::DENY6, [128, a, b, c, d])
+}
+
+/// Whether an entry that is in force covers a key. `key` begins with the length of its address.
+#[inline(always)]
+fn is_denied<T: Trie<N>, const N: usize>(trie: &'static T, mut key: [u32; N]) -> bool {
     let now = now();
-    for _ in 0..=128 {
-        let Some(entry) = find(&maps::DENY6, &key) else {
+    for _ in 0..=key[0] {
+        let Some(entry) = find(trie, &key) else {
             return false;
         };
         match judge(entry, now) {
@@ -144,22 +131,16 @@ fn is_in6([a, b, c, d]: [u32; 4]) -> bool {
     find(&maps::ALLOW6, &[128, a, b, c, d]).is_some()
 }
 
-/// A trie by its key in words.
-trait Trie {
-    type Key;
-}
+/// A trie whose key is this many words: `Prefix4` or `Prefix6`.
+trait Trie<const WORDS: usize> {}
 
-impl Trie for maps::Trie4 {
-    type Key = [u32; 3];
-}
+impl Trie<3> for maps::Trie4 {}
 
-impl Trie for maps::Trie6 {
-    type Key = [u32; 5];
-}
+impl Trie<5> for maps::Trie6 {}
 
 /// The entry of the longest prefix that is no longer than the key's and matches.
 #[inline(always)]
-fn find<T: Trie>(trie: &'static T, key: &T::Key) -> Option<*mut AccessEntry> {
+fn find<T: Trie<N>, const N: usize>(trie: &'static T, key: &[u32; N]) -> Option<*mut AccessEntry> {
     // SAFETY: a map of the object and a key of its size. Not aya's own way in, whose packed keys
     // are stored byte by byte and whose values cannot be counted in.
     let entry = unsafe {
@@ -170,6 +151,3 @@ fn find<T: Trie>(trie: &'static T, key: &T::Key) -> Option<*mut AccessEntry> {
     };
     (!entry.is_null()).then_some(entry.cast())
 }
-
-/// The third word of every IPv4-mapped address.
-const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);

@@ -23,7 +23,9 @@ mod maps;
 mod route;
 mod schedule;
 mod stage;
+mod station;
 mod stats;
+mod vrrp;
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::bpf_jiffies64;
@@ -72,7 +74,10 @@ pub fn lb_unusual(ctx: XdpContext) -> u32 {
         Parsed::V6(packet) => stage::known(&ctx, &Packet { rerun, ..packet }),
         Parsed::Icmp4(packet) => stage::icmp(&ctx, &packet),
         Parsed::Icmp6(packet) => stage::icmp(&ctx, &packet),
-        Parsed::Other => xdp_action::XDP_PASS,
+        Parsed::Other => {
+            vrrp::count(ctx.ctx);
+            xdp_action::XDP_PASS
+        }
     }
 }
 
@@ -186,9 +191,8 @@ fn run<K: Stage>(ctx: &XdpContext, frame: Frame, packet: &Packet<K>) -> u32 {
             forward::to_client(ctx.ctx, frame, packet, index, entry)
         }
         Followed::Orphan => {
-            stats::count(Counter::ReplyWithoutConnection);
             fragment::decided(packet, xdp_action::XDP_DROP, now);
-            xdp_action::XDP_DROP
+            stats::drop(Counter::ReplyWithoutConnection)
         }
         Followed::Nothing(stale) if to_service => stage::admit(ctx, packet, stale),
         Followed::Nothing(_) => {
@@ -204,7 +208,7 @@ fn read_before<K: Stage>(ctx: &XdpContext) -> u32 {
         return xdp_action::XDP_PASS;
     };
     if matches!(packet.part, Part::Later | Part::Short) {
-        return stage::later(ctx, packet);
+        return stage::later::<K>(ctx);
     }
     run(ctx, Frame::new(ctx.ctx), packet)
 }

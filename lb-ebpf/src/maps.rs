@@ -17,6 +17,7 @@ use lb_common::service::{
 };
 use lb_common::table::{Bucket, TableShape};
 use lb_common::verdict;
+use lb_common::wire::vrrp;
 
 use crate::detour::Record;
 use crate::stage::Handover;
@@ -90,6 +91,12 @@ pub static VIPS: HashMap<Address, u32, { abi::MAX_SERVICES as usize }> = HashMap
 
 #[btf_map(name = "interfaces")]
 pub static INTERFACES: Array<Interface, { abi::MAX_INTERFACES as usize }> = Array::new();
+
+#[btf_map(name = "virtual_macs")]
+pub static VIRTUAL_MACS: Array<u32, { vrrp::VIRTUAL_ROUTERS as usize }> = Array::new();
+
+#[btf_map(name = "vrrp_frames")]
+pub static VRRP_FRAMES: PerCpuArray<u64, { vrrp::VIRTUAL_ROUTERS as usize }> = PerCpuArray::new();
 
 #[btf_map(name = "counters")]
 pub static COUNTERS: PerCpuArray<u64, { verdict::COUNTERS as usize }> = PerCpuArray::new();

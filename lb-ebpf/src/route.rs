@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::{bpf_fib_lookup as FibLookup, xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use lb_common::conn::ConnKey;
-use lb_common::pod;
+use lb_common::pod::mapped_words;
 use lb_common::service::{EVENT_NEIGHBOUR, Event};
 use lb_common::verdict::Counter;
 use lb_common::wire::Link;
@@ -36,7 +36,7 @@ impl Query {
     /// A packet with this key, on its way to `destination`.
     #[inline(always)]
     pub fn of<K: ConnKey>(key: &K, destination: [u32; 4]) -> Self {
-        let v4 = u8::from(size_of::<K>() == size_of::<lb_common::conn::ConnKey4>());
+        let v4 = u8::from(K::V4);
         Self { source: key.source_words(), destination, protocol: key.protocol(), v4 }
     }
 }
@@ -70,12 +70,9 @@ pub fn ask(ctx: *mut xdp_md, query: &Query, link: &mut Link) -> u32 {
     if found == NO_NEIGHBOUR {
         let address = match query.v4 {
             0 => query.destination,
-            _ => mapped(query.destination[3]),
+            _ => mapped_words(query.destination[3]),
         };
-        let mut event = Event::zeroed();
-        *pod::head_mut::<Event, [u32; 4]>(&mut event) = address;
-        event.kind = EVENT_NEIGHBOUR;
-        event.value = params.ifindex;
+        let event = Event::new(EVENT_NEIGHBOUR, params.ifindex, address, [0; 4]);
         // A full ring loses the event; the next packet makes another.
         let _ = maps::EVENTS.output_untyped::<Event>(event, 0);
         stats::count(Counter::NeighbourUnresolved);
@@ -83,10 +80,4 @@ pub fn ask(ctx: *mut xdp_md, query: &Query, link: &mut Link) -> u32 {
         stats::count(Counter::NoRoute);
     }
     xdp_action::XDP_DROP
-}
-
-/// The words of the IPv4-mapped form of an address.
-#[inline(always)]
-pub const fn mapped(v4: u32) -> [u32; 4] {
-    [0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), v4]
 }

@@ -150,7 +150,7 @@ fn hand_with_server<K: Stage>(packet: &Packet<K>, server: Chosen) {
 
 /// On to the decisions of first fragments, with the later fragment that is in the hand-over.
 #[inline(always)]
-pub fn later<K: Stage>(ctx: &XdpContext, _handed: &Packet<K>) -> u32 {
+pub fn later<K: Stage>(ctx: &XdpContext) -> u32 {
     go(ctx, K::FRAGMENT)
 }
 

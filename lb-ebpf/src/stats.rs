@@ -2,6 +2,7 @@
 //!
 //! Must not know: names, rates.
 
+use aya_ebpf::bindings::xdp_action;
 use lb_common::verdict::Counter;
 
 use crate::maps;
@@ -13,6 +14,13 @@ pub fn count(counter: Counter) {
         // SAFETY: this CPU's own element.
         unsafe { *value += 1 };
     }
+}
+
+/// Counts the reason and gives the verdict.
+#[inline(always)]
+pub fn drop(reason: Counter) -> u32 {
+    count(reason);
+    xdp_action::XDP_DROP
 }
 
 /// Counts a packet to a real server, and the connection if it began one.

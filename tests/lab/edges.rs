@@ -74,6 +74,11 @@ fn maps_are_readable_with_bpftool() {
             let address = used[0]["key"]["source"].as_array().map_or(0, Vec::len);
             ensure!(address == client, "{map} has no address of a client: {}", used[0]);
         }
+        for map in ["virtual_macs", "vrrp_frames"] {
+            let dump = dump(lab, map)?;
+            ensure!(dump.len() == 512, "{map} shows {} virtual routers", dump.len());
+            ensure!(dump[51]["formatted"]["key"] == 51, "{map} is not readable: {}", dump[51]);
+        }
         let services = daemon::dump_map(lab, "services")?;
         let vip: String = services.split_whitespace().collect();
         ensure!(vip.contains("10,0,2,15"), "the VIP is not readable: {services}");

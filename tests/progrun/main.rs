@@ -35,3 +35,4 @@ mod sweeping;
 mod tunnels;
 mod unusual;
 mod verified;
+mod vrrp;

@@ -267,7 +267,7 @@ impl Rig {
         let mut bytes = vec![0; map.value_size()];
         map.read(&0u32.to_ne_bytes(), &mut bytes)?;
         let own: PerCpu = from_bytes(&bytes).context("a short value")?;
-        Ok(own.new_flows)
+        Ok(own.new_flows.count)
     }
 
     /// Active and inactive connections of a real server.

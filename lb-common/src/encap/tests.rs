@@ -85,7 +85,7 @@ fn a_flow_keeps_its_label_and_others_have_others() {
 
 #[test]
 fn families_are_told_apart_by_the_mapped_form() {
-    assert!(is_v4(&v4(1)) && !is_v4(&v6(1)) && !is_v4(&[0; 4]));
+    assert!(pod::is_mapped(&v4(1)) && !pod::is_mapped(&v6(1)) && !pod::is_mapped(&[0; 4]));
     assert_eq!((overhead(&v4(1)), overhead(&v6(1))), (20, 40));
     assert!(!Tunnel { source: [0; 4], destination: v4(1) }.is_known());
     assert!(Tunnel { source: v4(1), destination: v4(1) }.is_known());

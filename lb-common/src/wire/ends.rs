@@ -5,7 +5,11 @@
 //!
 //! Must not know: access lists, XDP contexts.
 
-use super::{Buf, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV6_LEN, Ipv4Header, Ipv6Header, read_ethernet};
+use super::{
+    Buf, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMP_LEN, ICMP6, IPV6_LEN, Ipv4Header, Ipv6Header,
+    OFFSET_MASK, is_icmp_error, is_icmp6_error, read_ethernet,
+};
+use crate::pod::is_mapped;
 
 /// [`network`]: an IPv4 header follows.
 pub const FAMILY_IPV4: u32 = 4;
@@ -34,13 +38,9 @@ impl Ends6 {
     /// The sender's IPv4 address if it is written as `::ffff:a.b.c.d` (RFC 4291 2.5.5.2).
     #[inline(always)]
     pub const fn mapped_source(&self) -> Option<u32> {
-        let [a, b, c, d] = self.source;
-        if a | b | (c ^ MAPPED) == 0 { Some(d) } else { None }
+        if is_mapped(&self.source) { Some(self.source[3]) } else { None }
     }
 }
-
-/// The third word of every IPv4-mapped address.
-const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 /// The family of the network header and its offset, behind up to two VLAN tags; family 0 is
 /// neither, or a frame that is cut off.
@@ -58,13 +58,12 @@ pub fn network<B: Buf + ?Sized>(buf: &B) -> (u32, usize) {
 pub fn ends4<B: Buf + ?Sized>(buf: &B, l3: usize) -> Option<(Ends4, Option<Ends4>)> {
     let (ip, own) = header4(buf, l3)?;
     let l4 = l3 + (ip.version_ihl & 0xf) as usize * 4;
-    let is_first = ip.fragment.get() & 0x1fff == 0;
+    let is_first = ip.fragment.get() & OFFSET_MASK == 0;
     if ip.protocol != ICMP || !is_first {
         return Some((own, None));
     }
-    // RFC 792: destination unreachable, time exceeded, parameter problem.
-    let about = match buf.load::<u8>(l4) {
-        Some(3 | 11 | 12) => header4(buf, l4 + ICMP_LEN).map(|(_, ends)| ends),
+    let about = match buf.load(l4) {
+        Some(kind) if is_icmp_error(kind) => header4(buf, l4 + ICMP_LEN).map(|(_, ends)| ends),
         _ => None,
     };
     Some((own, about))
@@ -75,12 +74,11 @@ pub fn ends4<B: Buf + ?Sized>(buf: &B, l3: usize) -> Option<(Ends4, Option<Ends4
 pub fn ends6<B: Buf + ?Sized>(buf: &B, l3: usize) -> Option<(Ends6, Option<Ends6>)> {
     let (ip, own) = header6(buf, l3)?;
     let l4 = l3 + IPV6_LEN;
-    if ip.next_header != ICMPV6 {
+    if ip.next_header != ICMP6 {
         return Some((own, None));
     }
-    // RFC 4443: unreachable, too big, time exceeded, parameter problem.
-    let about = match buf.load::<u8>(l4) {
-        Some(1..=4) => header6(buf, l4 + ICMP_LEN).map(|(_, ends)| ends),
+    let about = match buf.load(l4) {
+        Some(kind) if is_icmp6_error(kind) => header6(buf, l4 + ICMP_LEN).map(|(_, ends)| ends),
         _ => None,
     };
     Some((own, about))
@@ -100,14 +98,10 @@ fn header6<B: Buf + ?Sized>(buf: &B, at: usize) -> Option<(Ipv6Header, Ends6)> {
     ip.is_version_6().then_some((ip, ends))
 }
 
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
-/// Both versions' header before the packet that an error is about.
-const ICMP_LEN: usize = 8;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pod::MAPPED;
 
     /// An IPv4 header of `words` words from 192.0.2.1 to 192.0.2.2.
     fn ipv4(words: u8, protocol: u8, fragment: u16) -> Vec<u8> {
@@ -201,7 +195,7 @@ mod tests {
             ends6(&behind(&[], 0x86dd, &packet)[..], 14).expect("an IPv6 packet").1
         };
         for kind in [0, 1, 2, 3, 4, 5, 128, 135] {
-            assert_eq!(error(kind, ICMPV6).is_some(), (1..=4).contains(&kind), "type {kind}");
+            assert_eq!(error(kind, ICMP6).is_some(), (1..=4).contains(&kind), "type {kind}");
         }
         assert_eq!(error(1, 6), None);
     }

@@ -371,6 +371,15 @@ fn links_answer_and_know_their_frames() {
     }
 }
 
+#[test]
+fn another_destination_takes_the_place_of_a_frames_own() {
+    let received = [0x0201_0000, 0x0403_0605, 0x0807_0a09];
+    let frame: [u8; 12] = pod::from_bytes(pod::bytes_of(&received)).expect("twelve bytes");
+    let own: [u32; 2] = pod::from_bytes(&[6, 7, 8, 9, 10, 11, 0, 0]).expect("two words");
+    let sent: [u8; 12] = pod::from_bytes(pod::bytes_of(&sent_to(received, own))).expect("twelve");
+    assert_eq!((&sent[..6], &sent[6..]), (&[6, 7, 8, 9, 10, 11][..], &frame[6..]));
+}
+
 /// Bytes that often look like a frame: noise under a plausible head, or a good frame with noise.
 fn frames() -> impl Strategy<Value = Vec<u8>> {
     let good = prop_oneof![

@@ -65,7 +65,7 @@ pub fn expire<K: Table>(key: &K, now: u64, second: u64) -> bool {
         return false;
     };
     let word = word_of(entry);
-    if word.is_closed() {
+    if !word.is_live() {
         return false;
     }
     // SAFETY: a slot of the table.

@@ -23,7 +23,8 @@ pub struct New<'a, K> {
     pub state: State,
     /// Picked up in its middle.
     pub provisional: bool,
-    /// The request frame: its addresses, the interface that it came in by, its tags.
+    /// The request frame: its addresses, with the one of ours that its answers come from; the
+    /// interface that it came in by; its tags.
     pub from: (Macs, u32, Tags),
     /// Now, in jiffies.
     pub now: u64,
@@ -95,7 +96,7 @@ fn reclaim_reply<K: Table>(key: &K, own: &K, now: u64) -> u32 {
         return FREE;
     };
     let word = word_of(entry);
-    if word.is_closed() {
+    if !word.is_live() {
         return FREE;
     }
     if !word.has(REPLY) {

@@ -5,11 +5,12 @@
 use aya_ebpf::bindings::xdp_md;
 use lb_common::conn::{ConnEntry, ConnKey, Direction, REPLY, State, Word, flags, next_state};
 use lb_common::service::{METHOD_NAT, RealServer};
-use lb_common::wire::{Link, Packet, TCP};
+use lb_common::wire::{Link, Packet, TCP, Tags};
 
 use super::table::lookup;
 use super::{Table, count, is_expired, word_of};
 use crate::frame::{Frame, ingress};
+use crate::station::as_sent_to_us;
 use crate::{atomic, maps};
 
 /// What the table says of a packet.
@@ -116,7 +117,7 @@ fn advance(target: *mut u64, mut word: Word, direction: Direction, tcp_flags: u8
             }
             Err(found) => {
                 let found = Word::from_raw(found);
-                if found.is_closed() || !found.pairs_with(word) {
+                if !found.is_live() || !found.pairs_with(word) {
                     return;
                 }
                 word = found;
@@ -146,7 +147,7 @@ fn sync_reply<K: Table>(entry: *mut ConnEntry<K>, word: u64, tcp_flags: u8, now:
         return false;
     };
     let forward_word = word_of(forward);
-    if forward_word.is_closed() || !forward_word.pairs_with(Word::from_raw(word)) {
+    if !forward_word.is_live() || !forward_word.pairs_with(Word::from_raw(word)) {
         return false;
     }
     let Some(server) = maps::REAL_SERVERS.get(forward_word.real_server()) else {
@@ -180,22 +181,39 @@ fn learn<K: Table>(
     };
     // SAFETY: a slot of the table.
     if !unsafe { (*entry).last_hop.is_source_of(macs, ingress(ctx), &packet.tags) } {
-        let link = Link::answering(macs, ingress(ctx), &packet.tags);
-        // SAFETY: as above.
-        unsafe { (*entry).last_hop = link };
         let key = packet.key;
-        move_last_hop(&key.reply_from(&server.address, server.port), word.raw(), &link);
+        let reply_key = key.reply_from(&server.address, server.port);
+        move_last_hop(ctx, entry, &packet.tags, &reply_key, word.raw());
     }
 }
 
-/// Writes a new last hop into the reply half as well. A reply that is sent meanwhile may carry half
-/// of each address; it is lost, and sent again by its server.
+/// Writes the last hop that the packet has shown into both halves. A reply that is sent meanwhile may
+/// carry half of each address; it is lost, and sent again by its server.
 #[inline(never)]
-fn move_last_hop<K: Table>(reply_key: &K, word: u64, link: &Link) {
+fn move_last_hop<K: Table>(
+    ctx: *mut xdp_md,
+    entry: *mut ConnEntry<K>,
+    tags: &Tags,
+    reply_key: &K,
+    word: u64,
+) {
+    let Some(macs) = Frame::new(ctx).macs() else {
+        return;
+    };
+    let ifindex = ingress(ctx);
+    let macs = as_sent_to_us(macs, ifindex);
+    // So it is with every frame to a virtual router: another address of ours answers.
+    // SAFETY: a slot of the table.
+    if unsafe { (*entry).last_hop.is_source_of(macs, ifindex, tags) } {
+        return;
+    }
+    let link = Link::answering(macs, ifindex, tags);
+    // SAFETY: as above.
+    unsafe { (*entry).last_hop = link };
     if let Some(reply) = reply_key.find()
         && word_of(reply).pairs_with(Word::from_raw(word))
     {
         // SAFETY: a slot of the table.
-        unsafe { (*reply).last_hop = *link };
+        unsafe { (*reply).last_hop = link };
     }
 }

@@ -44,7 +44,7 @@ fn count(index: u32, active: bool, by: u64) {
 
 /// An entry's word, as it is now.
 #[inline(always)]
-fn word_of<K: Table>(entry: *mut ConnEntry<K>) -> Word {
+pub fn word_of<K: Table>(entry: *mut ConnEntry<K>) -> Word {
     // SAFETY: a slot of the table.
     Word::from_raw(atomic::load(unsafe { &raw const (*entry).word }))
 }

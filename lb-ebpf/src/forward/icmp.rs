@@ -9,19 +9,20 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::programs::XdpContext;
 use lb_common::conn::{ConnEntry, REPLY, Word};
 use lb_common::icmp::Quoted;
-use lb_common::pod;
+use lb_common::pod::mapped_words;
 use lb_common::rewrite::End;
-use lb_common::service::{EVENT_PATH_MTU, Event, METHOD_NAT, RS_NEXT_HOP, ServiceKey};
+use lb_common::service::{EVENT_PATH_MTU, Event, METHOD_NAT, ServiceKey};
 use lb_common::verdict::Counter;
 use lb_common::wire::{ETHERTYPE_IPV4, Link, Packet};
 
-use crate::admit::{is_addressed_to_us, is_from_server, is_to_service, may_send_icmp};
-use crate::conntrack::{Table, is_expired};
-use crate::forward::{drop, is_controlled, is_last_hop_usable, send, to_server};
+use crate::admit::{is_from_server, is_to_service, may_send_icmp};
+use crate::conntrack::{Table, is_expired, word_of};
+use crate::forward::{drop, is_controlled, last_hop, next_hop, send, to_server, way};
 use crate::frame::Frame;
-use crate::route::{Query, mapped};
+use crate::route::Query;
 use crate::stage::{Chosen, Stage, handed};
-use crate::{maps, now, route, schedule, stats};
+use crate::station::is_addressed_to_us;
+use crate::{maps, now, schedule, stats};
 
 /// Brings the error that was handed over to whom it is for.
 #[inline(always)]
@@ -48,12 +49,11 @@ pub fn follow<K: Stage>(ctx: &XdpContext) -> u32 {
     }
     let now = now();
     if let Some(entry) = key.find() {
-        // SAFETY: a value of the table; the word is read once.
-        let word = Word::from_raw(unsafe { core::ptr::read_volatile(&raw const (*entry).word) });
+        let word = word_of(entry);
         if word.has(REPLY) {
             return match is_alive(entry, word, now, true) {
                 true => client(ctx, packet, &quoted, entry, word),
-                false => count_drop(Counter::ReplyWithoutConnection),
+                false => stats::drop(Counter::ReplyWithoutConnection),
             };
         }
         if is_alive(entry, word, now, false) {
@@ -69,7 +69,7 @@ fn is_alive<K: Table>(entry: *mut ConnEntry<K>, word: Word, now: u64, reply: boo
     let Some(server) = maps::REAL_SERVERS.get(word.real_server()) else {
         return false;
     };
-    if word.is_closed() || server.generation != word.generation() {
+    if !word.is_live() || server.generation != word.generation() {
         return false;
     }
     // SAFETY: a value of the table. A reply half has no deadline of its own.
@@ -94,7 +94,7 @@ fn stateless<K: Stage>(
         return xdp_action::XDP_PASS;
     }
     match schedule::for_known(service, key, &schedule::UNTRIED) {
-        schedule::NONE => count_drop(Counter::NoRealServer),
+        schedule::NONE => stats::drop(Counter::NoRealServer),
         index => server(ctx, packet, quoted, index, now),
     }
 }
@@ -119,15 +119,10 @@ fn server<K: Stage>(
         return to_server(ctx.ctx, frame, packet, chosen, server, controlled);
     }
     let mut asked = Link::zeroed();
-    let link = if controlled && server.flags & RS_NEXT_HOP != 0 {
-        &server.next_hop
-    } else {
-        let query = Query::of(&packet.key, server.address_words());
-        let verdict = route::ask(ctx.ctx, &query, &mut asked);
-        if verdict != 0 {
-            return verdict;
-        }
-        &asked
+    let query = || Query::of(&packet.key, server.address_words());
+    let link = match way(ctx.ctx, next_hop(server, controlled), query, &mut asked) {
+        Ok(link) => link,
+        Err(verdict) => return verdict,
     };
     let to = (server.address_words(), server.port);
     if let Err(unfit) = K::translate(&mut frame, packet, quoted, End::Destination, to) {
@@ -152,15 +147,10 @@ fn client<K: Stage>(
     // ended and the packet is lost either way.
     let entry = unsafe { &*entry };
     let mut asked = Link::zeroed();
-    let link = if is_last_hop_usable(&entry.last_hop) {
-        &entry.last_hop
-    } else {
-        let query = Query::of(&packet.key, packet.key.destination_words());
-        let verdict = route::ask(ctx.ctx, &query, &mut asked);
-        if verdict != 0 {
-            return verdict;
-        }
-        &asked
+    let query = || Query::of(&packet.key, packet.key.destination_words());
+    let link = match way(ctx.ctx, last_hop(&entry.last_hop), query, &mut asked) {
+        Ok(link) => link,
+        Err(verdict) => return verdict,
     };
     let mut frame = Frame::new(ctx.ctx);
     let to = K::parts_of(&entry.virtual_end);
@@ -183,20 +173,10 @@ fn hear_path_mtu<K: Stage>(frame: &Frame, packet: &Packet<K>, quoted: &Quoted<K>
     }
     let (mut address, mut source) = (quoted.key.destination_words(), quoted.key.source_words());
     if K::ETHERTYPE == ETHERTYPE_IPV4 {
-        (address, source) = (mapped(address[3]), mapped(source[3]));
+        (address, source) = (mapped_words(address[3]), mapped_words(source[3]));
     }
-    let mut event = Event::zeroed();
-    let ([a, b, c, d], [e, f, g, h]) = (address, source);
-    *pod::head_mut::<Event, [u32; 8]>(&mut event) = [a, b, c, d, e, f, g, h];
-    event.kind = EVENT_PATH_MTU;
-    event.value = mtu;
+    let event = Event::new(EVENT_PATH_MTU, mtu, address, source);
     stats::count(Counter::PathMtuHeard);
     // A full ring loses the event; the next packet makes another.
     let _ = maps::EVENTS.output_untyped::<Event>(event, 0);
-}
-
-#[inline(always)]
-fn count_drop(counter: Counter) -> u32 {
-    stats::count(counter);
-    xdp_action::XDP_DROP
 }

@@ -45,15 +45,10 @@ pub fn to_server<K: Stage>(
         return stage::tunnel(&XdpContext::new(ctx), packet, chosen);
     }
     let mut asked = Link::zeroed();
-    let link = if controlled && server.flags & RS_NEXT_HOP != 0 {
-        &server.next_hop
-    } else {
-        let query = Query::of(&packet.key, server.address_words());
-        let verdict = route::ask(ctx, &query, &mut asked);
-        if verdict != 0 {
-            return verdict;
-        }
-        &asked
+    let query = || Query::of(&packet.key, server.address_words());
+    let link = match way(ctx, next_hop(server, controlled), query, &mut asked) {
+        Ok(link) => link,
+        Err(verdict) => return verdict,
     };
     let nat = if server.method == METHOD_NAT {
         Some((End::Destination, server.address_words(), server.port))
@@ -91,18 +86,13 @@ pub fn back<K: Table>(
     mut frame: Frame,
     packet: &Packet<K>,
     index: u32,
-    (last_hop, address, port): (&Link, [u32; 4], u16),
+    (learnt, address, port): (&Link, [u32; 4], u16),
 ) -> u32 {
     let mut asked = Link::zeroed();
-    let link = if is_last_hop_usable(last_hop) {
-        last_hop
-    } else {
-        let query = Query::of(&packet.key, packet.key.destination_words());
-        let verdict = route::ask(ctx, &query, &mut asked);
-        if verdict != 0 {
-            return verdict;
-        }
-        &asked
+    let query = || Query::of(&packet.key, packet.key.destination_words());
+    let link = match way(ctx, last_hop(learnt), query, &mut asked) {
+        Ok(link) => link,
+        Err(verdict) => return verdict,
     };
     if let Err(unfit) = K::edit(&mut frame, packet, Some((End::Source, address, port))) {
         return drop(unfit);
@@ -111,28 +101,51 @@ pub fn back<K: Table>(
     send(ctx, frame, packet, link)
 }
 
+/// The link that is known, or else the routing table's answer to `query`, which is put into `asked`;
+/// or the verdict.
+#[inline(always)]
+pub fn way<'a>(
+    ctx: *mut xdp_md,
+    known: Option<&'a Link>,
+    query: impl FnOnce() -> Query,
+    asked: &'a mut Link,
+) -> Result<&'a Link, u32> {
+    if let Some(link) = known {
+        return Ok(link);
+    }
+    match route::ask(ctx, &query(), asked) {
+        0 => Ok(asked),
+        verdict => Err(verdict),
+    }
+}
+
+/// The next hop that the controller keeps for a real server, if it can be trusted.
+#[inline(always)]
+pub fn next_hop(server: &RealServer, controlled: bool) -> Option<&Link> {
+    (controlled && server.flags & RS_NEXT_HOP != 0).then_some(&server.next_hop)
+}
+
 /// Whether the controller was heard of lately, so that what it computed can be trusted.
 #[inline(always)]
 pub fn is_controlled(config: &Config, now: u64) -> bool {
     now.wrapping_sub(config.heartbeat) as i64 <= config.heartbeat_max as i64
 }
 
-/// Whether replies go to the last hop: unless the routing table is wanted, or the link is down.
+/// The last hop that was learnt, unless the routing table is wanted for replies, or the link is down.
 #[inline(always)]
-pub fn is_last_hop_usable(link: &Link) -> bool {
+pub fn last_hop(learnt: &Link) -> Option<&Link> {
     let by_route = maps::CONFIG.get(0).is_some_and(|c| c.flags & CONFIG_REPLY_ROUTE != 0);
-    let down = maps::INTERFACES.get(link.ifindex).is_some_and(|i| i.flags & INTERFACE_DOWN != 0);
-    !by_route && !down
+    let down = maps::INTERFACES.get(learnt.ifindex).is_some_and(|i| i.flags & INTERFACE_DOWN != 0);
+    (!by_route && !down).then_some(learnt)
 }
 
 /// Drops a packet that could not be changed.
 #[inline(always)]
 pub fn drop(unfit: Unfit) -> u32 {
-    stats::count(match unfit {
+    stats::drop(match unfit {
         Unfit::Short => Counter::NotRewritable,
         Unfit::TtlExceeded => Counter::TtlExceeded,
-    });
-    xdp_action::XDP_DROP
+    })
 }
 
 /// Gives the frame its new addresses and tags, and sends it.

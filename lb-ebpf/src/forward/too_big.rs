@@ -19,6 +19,7 @@ use crate::admit::may_send_icmp;
 use crate::forward::{Room, is_controlled, move_head};
 use crate::frame::{Frame, ingress};
 use crate::stage::{Stage, handed_server};
+use crate::station::as_sent_to_us;
 use crate::{detour, maps, now, stats};
 
 /// Decides what becomes of the packet that was handed over.
@@ -36,8 +37,8 @@ pub fn judge<K: Stage>(ctx: &XdpContext) -> u32 {
     match K::too_big(&Frame::new(ctx.ctx), packet, u32::from(server.mtu)) {
         TooBig::Tell(mtu) => tell(ctx.ctx, packet, mtu, Counter::PathMtuTold, Counter::TooBig),
         TooBig::Split(told) => split(ctx.ctx, packet, u32::from(server.mtu), told),
-        TooBig::Stuck => drop(Counter::TooBigUnfragmented),
-        TooBig::Silent => drop(Counter::TooBig),
+        TooBig::Stuck => stats::drop(Counter::TooBigUnfragmented),
+        TooBig::Silent => stats::drop(Counter::TooBig),
     }
 }
 
@@ -59,7 +60,7 @@ fn split<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>, mtu: u32, told: u32) ->
         return xdp_action::XDP_DROP;
     }
     if told == 0 {
-        return drop(Counter::DetourFull);
+        return stats::drop(Counter::DetourFull);
     }
     tell(ctx, packet, told, Counter::PathMtuToldUnfragmented, Counter::TooBigUnfragmented)
 }
@@ -74,10 +75,10 @@ fn tell<K: Stage>(
     untold: Counter,
 ) -> u32 {
     if !may_send_icmp(now()) {
-        return drop(untold);
+        return stats::drop(untold);
     }
     let Some(()) = answer(ctx, packet, mtu) else {
-        return drop(Counter::NotRewritable);
+        return stats::drop(Counter::NotRewritable);
     };
     stats::count(told);
     xdp_action::XDP_TX
@@ -94,7 +95,8 @@ fn answer<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>, mtu: u32) -> Option<()
     // SAFETY: the context is valid.
     let length = unsafe { bpf_xdp_get_buff_len(ctx) };
     let macs = frame.macs()?;
-    let link = Link::answering(macs, ingress(ctx), &packet.tags);
+    let ifindex = ingress(ctx);
+    let link = Link::answering(as_sent_to_us(macs, ifindex), ifindex, &packet.tags);
     let cut = (packet.l3() + quote) as i64 - length as i64;
     // SAFETY: the context is valid; pointers are made anew below.
     if cut > 0 || unsafe { bpf_xdp_adjust_tail(ctx, cut as i32) } != 0 {
@@ -106,10 +108,4 @@ fn answer<K: Stage>(ctx: *mut xdp_md, packet: &Packet<K>, mtu: u32) -> Option<()
     let at = ETHERNET_LEN + Tags::len(packet.tags.count);
     let key = packet.key;
     K::tell(&mut Frame::new(ctx), at, &key, mtu, quote)
-}
-
-#[inline(always)]
-fn drop(counter: Counter) -> u32 {
-    stats::count(counter);
-    xdp_action::XDP_DROP
 }

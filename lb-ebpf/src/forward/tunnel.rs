@@ -6,18 +6,20 @@
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::programs::XdpContext;
-use lb_common::encap::{self, IPIP, IPV6, Tunnel};
+use lb_common::encap::{self, Tunnel};
 use lb_common::rewrite::Unfit;
-use lb_common::service::{RS_MSS_CLAMP, RS_NEXT_HOP, RealServer};
+use lb_common::service::{RS_MSS_CLAMP, RealServer};
 use lb_common::state::flags;
 use lb_common::verdict::Counter;
-use lb_common::wire::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Link, Packet, Tags};
+use lb_common::wire::{
+    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPIP, IPV6, Link, Packet, Tags,
+};
 
-use crate::forward::{Room, drop, is_controlled, leave, move_head};
+use crate::forward::{Room, drop, is_controlled, leave, move_head, next_hop, way};
 use crate::frame::Frame;
 use crate::route::Query;
 use crate::stage::{Stage, handed_server};
-use crate::{maps, now, route, stats};
+use crate::{maps, now, stats};
 
 /// Sends the packet that was handed over through the tunnel of its real server.
 #[inline(always)]
@@ -31,19 +33,14 @@ pub fn send<K: Stage>(ctx: &XdpContext) -> u32 {
     let tunnel =
         Tunnel { source: server.tunnel_source_words(), destination: server.address_words() };
     if !tunnel.is_known() {
-        stats::count(Counter::NoTunnelSource);
-        return xdp_action::XDP_DROP;
+        return stats::drop(Counter::NoTunnelSource);
     }
     let mut asked = Link::zeroed();
     let controlled = maps::CONFIG.get(0).is_some_and(|c| is_controlled(c, now()));
-    let link = if controlled && server.flags & RS_NEXT_HOP != 0 {
-        &server.next_hop
-    } else {
-        let verdict = ask(ctx.ctx, &tunnel, K::PAYLOAD, &mut asked);
-        if verdict != 0 {
-            return verdict;
-        }
-        &asked
+    let query = || outer(&tunnel, K::PAYLOAD);
+    let link = match way(ctx.ctx, next_hop(server, controlled), query, &mut asked) {
+        Ok(link) => link,
+        Err(verdict) => return verdict,
     };
     match wrap(ctx.ctx, packet, server, (&tunnel, link)) {
         Ok(()) => {
@@ -54,13 +51,12 @@ pub fn send<K: Stage>(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// Asks the routing table for the way of the outer packet.
+/// The outer packet, as the routing table is asked for its way.
 #[inline(always)]
-fn ask(ctx: *mut xdp_md, tunnel: &Tunnel, payload: u8, link: &mut Link) -> u32 {
+fn outer(tunnel: &Tunnel, payload: u8) -> Query {
     let protocol = if payload == IPIP { IPIP } else { IPV6 };
     let (source, destination) = (tunnel.source, tunnel.destination);
-    let query = Query { source, destination, protocol, v4: u8::from(tunnel.is_v4()) };
-    route::ask(ctx, &query, link)
+    Query { source, destination, protocol, v4: u8::from(tunnel.is_v4()) }
 }
 
 /// Ages the packet, lowers a SYN's MSS, and puts the outer header and the new head before it.

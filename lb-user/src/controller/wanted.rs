@@ -4,7 +4,7 @@
 //!
 //! Must not know: map operations, how health or next hops came to be known.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,8 @@ pub fn compile(director: &Director, plane: &Dataplane, world: &World<'_>) -> Wan
             flags: flags(plane),
         },
         interfaces: interfaces(plane, world.routes),
+        // Nothing makes this node the master of a virtual router yet.
+        virtual_macs: BTreeSet::new(),
         leaving_hops: leaving_hops(world),
         deny: Arc::clone(&plane.deny),
         allow: Arc::clone(&plane.allow),

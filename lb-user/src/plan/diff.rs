@@ -173,6 +173,11 @@ impl<'a> Draft<'a> {
         for ifindex in installed.interfaces.keys().filter(|i| !wanted.interfaces.contains_key(i)) {
             ops.push(MapOp::SetInterface { ifindex: *ifindex, value: Interface::zeroed() });
         }
+        let (is, should) = (&installed.virtual_macs, &wanted.virtual_macs);
+        ops.extend(
+            is.symmetric_difference(should)
+                .map(|mac| MapOp::SetVirtualMac { mac: *mac, served: should.contains(mac) }),
+        );
     }
 
     /// Compares the access lists, unless they are those of the last plan.

@@ -18,6 +18,7 @@ use lb_common::service::{
 
 use super::lists::Denial;
 use super::op::MapOp;
+use super::wanted::VirtualMac;
 use crate::model::Prefix;
 
 /// The content of the maps.
@@ -40,6 +41,8 @@ pub struct Installed {
     pub timeouts: BTreeMap<u32, Timeouts>,
     /// Interfaces that are not all zero.
     pub interfaces: BTreeMap<u32, Interface>,
+    /// Virtual MAC addresses that are served.
+    pub virtual_macs: BTreeSet<VirtualMac>,
     /// Settings.
     pub settings: Settings,
     /// The deny list, in the file or banned.
@@ -87,6 +90,8 @@ pub struct Parts {
     pub timeouts: Vec<(u32, Timeouts)>,
     /// Elements of `interfaces` by index; those all zero may be left out.
     pub interfaces: Vec<(u32, Interface)>,
+    /// Elements of `virtual_macs` that are not 0.
+    pub virtual_macs: Vec<VirtualMac>,
     /// What `config` says.
     pub settings: Settings,
     /// All of `deny4` and `deny6`.
@@ -163,6 +168,7 @@ impl Installed {
                 .into_iter()
                 .filter(|(_, interface)| *interface != Interface::zeroed())
                 .collect(),
+            virtual_macs: parts.virtual_macs.into_iter().collect(),
             settings: parts.settings,
             deny: parts.deny.into_iter().collect(),
             allow: parts.allow.into_iter().collect(),
@@ -230,6 +236,12 @@ impl Installed {
             }
             MapOp::SetInterface { ifindex, value } => {
                 put(&mut self.interfaces, *ifindex, *value, &Interface::zeroed());
+            }
+            MapOp::SetVirtualMac { mac, served: true } => {
+                self.virtual_macs.insert(*mac);
+            }
+            MapOp::SetVirtualMac { mac, served: false } => {
+                self.virtual_macs.remove(mac);
             }
             MapOp::SetRealServer { index, value } => self.put_real_server(*index, value),
             MapOp::WriteSlots { base, slots } => {

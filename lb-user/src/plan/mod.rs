@@ -32,7 +32,7 @@ pub use installed::{Defect, Installed, Parts, Settings, Table, next_generation};
 pub use lists::{Denial, List};
 pub use op::{MapOp, apply};
 pub use regions::Regions;
-pub use wanted::{Path, Wanted, WantedServer, WantedService};
+pub use wanted::{Path, VirtualMac, Wanted, WantedServer, WantedService};
 
 use crate::model::{Prefix, Scheduler};
 use crate::sched::maglev::{self, Identity};

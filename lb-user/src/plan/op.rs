@@ -13,6 +13,7 @@ use lb_common::service::{Interface, RealServer, ServiceEntry, ServiceKey};
 
 use super::installed::{Installed, Settings};
 use super::lists::{Denial, List};
+use super::wanted::VirtualMac;
 use crate::model::Prefix;
 
 /// A write.
@@ -33,6 +34,13 @@ pub enum MapOp {
         ifindex: u32,
         /// Its value; all zero is an unknown interface.
         value: Interface,
+    },
+    /// An element of `virtual_macs`.
+    SetVirtualMac {
+        /// The address.
+        mac: VirtualMac,
+        /// Whether frames to it are for this node.
+        served: bool,
     },
     /// Zeroes `conn_counts` and `traffic` of an element that is about to be taken into use.
     ClearCounts {
@@ -127,7 +135,7 @@ pub fn apply(installed: &mut Installed, op: &MapOp) {
 pub(super) struct Phases {
     /// New entries of access lists: before the setting that makes the allow list count.
     pub(super) listed: Vec<MapOp>,
-    /// Settings, timeouts, interfaces; cursors and counts of new service ids.
+    /// Settings, timeouts, interfaces, virtual MAC addresses; cursors and counts of new service ids.
     pub(super) settings: Vec<MapOp>,
     /// New and changed real servers.
     pub(super) real_servers: Vec<MapOp>,

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use lb_common::conn::Timeouts;
 use lb_common::pod::{Address, mapped};
 use lb_common::service::{METHOD_DR, METHOD_NAT, METHOD_TUNNEL, ServiceKey};
+use lb_common::wire::vrrp::Family;
 use lb_common::wire::{Link, TCP};
 use proptest::prelude::*;
 
@@ -112,8 +113,11 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
     let listens = Just((0u8..8).collect::<Vec<_>>()).prop_shuffle();
     let services = prop::collection::vec((any_service(), 1usize..3), 0..5);
     let interfaces = prop::collection::btree_map(1u32..4, 0u32..2, 0..3);
-    (listens, services, interfaces, 0u64..3, 1u64..3).prop_map(
-        |(mut listens, services, interfaces, flood_limit, timeout)| {
+    let families = prop::sample::select(vec![Family::V4, Family::V6]);
+    let virtual_macs = (families, 1u8..4).prop_map(|(family, vrid)| VirtualMac { family, vrid });
+    let links = (interfaces, prop::collection::btree_set(virtual_macs, 0..4));
+    (listens, services, links, 0u64..3, 1u64..3).prop_map(
+        |(mut listens, services, (interfaces, virtual_macs), flood_limit, timeout)| {
             let services = services
                 .into_iter()
                 .map(|(mut service, keys)| {
@@ -134,6 +138,7 @@ fn any_wanted() -> impl Strategy<Value = Wanted> {
                     .into_iter()
                     .map(|(i, flags)| (i, interface(flags)))
                     .collect(),
+                virtual_macs,
                 ..Wanted::default()
             }
         },

@@ -4,12 +4,13 @@
 //!
 //! Must not know: why a weight or a next hop is what it is, indices of real servers that stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::conn::Timeouts;
 use lb_common::pod::Address;
 use lb_common::service::{Interface, ServiceKey};
 use lb_common::wire::Link;
+use lb_common::wire::vrrp::{self, Family};
 
 use super::installed::Settings;
 use crate::model::{Prefixes, Scheduler};
@@ -26,6 +27,9 @@ pub struct Wanted {
     pub settings: Settings,
     /// Interfaces by index; one that is not named becomes unknown.
     pub interfaces: BTreeMap<u32, Interface>,
+    /// Virtual MAC addresses that are served: those of the virtual routers that this node is master
+    /// of. One that is not named is left to whoever is.
+    pub virtual_macs: BTreeSet<VirtualMac>,
     /// The file's deny list. What was banned at run time is no part of it and stays.
     pub deny: Prefixes,
     /// The file's allow list.
@@ -33,6 +37,28 @@ pub struct Wanted {
     /// New next hops and paths of real servers that left the file and still have connections, by
     /// index (see [`super::Planner::leaving`]). One that is not named keeps what it has.
     pub leaving_hops: BTreeMap<u32, (Option<Link>, Path)>,
+}
+
+/// The MAC address of a virtual router (RFC 9568 7.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VirtualMac {
+    /// The router's address family.
+    pub family: Family,
+    /// Its identifier.
+    pub vrid: u8,
+}
+
+impl VirtualMac {
+    /// Its index in `virtual_macs`.
+    pub fn index(self) -> u32 {
+        vrrp::index(self.family, self.vrid)
+    }
+
+    /// The one with this index.
+    pub fn of_index(index: u32) -> Self {
+        let (family, vrid) = vrrp::of_index(index);
+        Self { family, vrid }
+    }
 }
 
 /// A virtual service.

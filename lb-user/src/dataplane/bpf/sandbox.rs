@@ -33,7 +33,7 @@ mod side;
 
 /// Maps that the programs only read, or do not use at all: the sandbox has the live ones.
 /// (`lb_clock`, which writes the configuration, is not run here.)
-const SHARED: [&str; 11] = [
+const SHARED: [&str; 12] = [
     abi::MAP_SERVICES,
     abi::MAP_REAL_SERVERS,
     abi::MAP_SLOTS,
@@ -43,13 +43,14 @@ const SHARED: [&str; 11] = [
     abi::MAP_FILTER,
     abi::MAP_VIPS,
     abi::MAP_INTERFACES,
+    abi::MAP_VIRTUAL_MACS,
     abi::MAP_ALLOW4,
     abi::MAP_ALLOW6,
 ];
 
 /// Maps that the programs write: the sandbox has its own.
 #[cfg(test)]
-const OWN: [&str; 17] = [
+const OWN: [&str; 18] = [
     abi::MAP_CONN4,
     abi::MAP_CONN6,
     abi::MAP_INSERTS4,
@@ -57,6 +58,7 @@ const OWN: [&str; 17] = [
     abi::MAP_CONNECTION_COUNTS,
     abi::MAP_TRAFFIC,
     abi::MAP_CURSORS,
+    abi::MAP_VRRP_FRAMES,
     abi::MAP_COUNTERS,
     abi::MAP_PER_CPU,
     abi::MAP_EVENTS,

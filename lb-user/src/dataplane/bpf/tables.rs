@@ -16,11 +16,12 @@ use lb_common::pod::{Address, Pod};
 use lb_common::service::{Config, Event, Interface, RealServer, ServiceEntry, ServiceKey, Traffic};
 use lb_common::table;
 use lb_common::verdict::Counter;
+use lb_common::wire::vrrp::{self, Family};
 
 use super::access::Lists;
 use super::connections::ConnTable;
 use super::sys;
-use crate::plan::{MapOp, Parts, Settings};
+use crate::plan::{MapOp, Parts, Settings, VirtualMac};
 
 /// Open maps.
 pub struct Tables {
@@ -37,6 +38,8 @@ pub struct Tables {
     filter: Array<MapData, u64>,
     vips: HashMap<MapData, Address, u32>,
     interfaces: Array<MapData, Interface>,
+    virtual_macs: Array<MapData, u32>,
+    vrrp_frames: PerCpuArray<MapData, u64>,
     counters: PerCpuArray<MapData, u64>,
     events: RingBuf<MapData>,
     lists: Lists,
@@ -50,6 +53,7 @@ pub type ConnTables = (Arc<ConnTable<ConnKey4>>, Arc<ConnTable<ConnKey6>>);
 struct ArrayFds {
     real_servers: OwnedFd,
     interfaces: OwnedFd,
+    virtual_macs: OwnedFd,
     timeouts: OwnedFd,
     filter: OwnedFd,
 }
@@ -72,6 +76,7 @@ impl Tables {
         let fds = ArrayFds {
             real_servers: array_fd(ebpf, abi::MAP_REAL_SERVERS)?,
             interfaces: array_fd(ebpf, abi::MAP_INTERFACES)?,
+            virtual_macs: array_fd(ebpf, abi::MAP_VIRTUAL_MACS)?,
             timeouts: array_fd(ebpf, abi::MAP_TIMEOUTS)?,
             filter: array_fd(ebpf, abi::MAP_FILTER)?,
         };
@@ -92,6 +97,8 @@ impl Tables {
             filter: take!(ebpf, abi::MAP_FILTER),
             vips: take!(ebpf, abi::MAP_VIPS),
             interfaces: take!(ebpf, abi::MAP_INTERFACES),
+            virtual_macs: take!(ebpf, abi::MAP_VIRTUAL_MACS),
+            vrrp_frames: take!(ebpf, abi::MAP_VRRP_FRAMES),
             counters: take!(ebpf, abi::MAP_COUNTERS),
             events: take!(ebpf, abi::MAP_EVENTS),
             lists: Lists::take(ebpf)?,
@@ -177,6 +184,24 @@ impl Tables {
             .collect()
     }
 
+    /// VRRP frames over all CPUs that have come in since the maps were made, by family and VRID;
+    /// those of which none came are left out.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn vrrp_frames(&self) -> anyhow::Result<Vec<(Family, u8, u64)>> {
+        let mut found = Vec::new();
+        for router in 0..vrrp::VIRTUAL_ROUTERS {
+            let per_cpu = self.vrrp_frames.get(&router, 0).context("read the VRRP frames")?;
+            let frames = per_cpu.iter().sum();
+            if frames != 0 {
+                let (family, vrid) = vrrp::of_index(router);
+                found.push((family, vrid, frames));
+            }
+        }
+        Ok(found)
+    }
+
     /// The next event of the kernel program, if any.
     pub fn next_event(&mut self) -> Option<Event> {
         let item = self.events.next()?;
@@ -214,6 +239,9 @@ impl Tables {
         let all = abi::MAX_INTERFACES;
         parts.interfaces = read_array(&self.fds.interfaces, all, Interface::zeroed())?;
         parts.interfaces.retain(|(_, interface)| *interface != Interface::zeroed());
+        let served = read_array(&self.fds.virtual_macs, vrrp::VIRTUAL_ROUTERS, 0u32)?.into_iter();
+        let served = served.filter(|(_, served)| *served != 0);
+        parts.virtual_macs = served.map(|(router, _)| VirtualMac::of_index(router)).collect();
         let all = abi::MAX_TIMEOUT_PROFILES;
         parts.timeouts = read_array(&self.fds.timeouts, all, Timeouts::zeroed())?;
         parts.timeouts.retain(|(_, timeouts)| *timeouts != Timeouts::zeroed());
@@ -260,6 +288,9 @@ impl Tables {
             }
             // Without an element, an interface is taken to be up and to be meant by every frame.
             MapOp::SetInterface { .. } => {}
+            MapOp::SetVirtualMac { mac, served } => {
+                self.virtual_macs.set(mac.index(), u32::from(*served), 0)?;
+            }
             MapOp::AddPrefixes { list, prefixes } => self.lists.add(*list, prefixes)?,
             MapOp::RemovePrefixes { list, prefixes } => self.lists.remove(*list, prefixes)?,
             MapOp::SetDenial { prefix, denial } => self.lists.set(prefix, *denial)?,

@@ -25,6 +25,7 @@ pub(super) fn export(installed: &Installed) -> Parts {
         vips: installed.vips.iter().copied().collect(),
         timeouts: installed.timeouts.iter().map(|(i, v)| (*i, *v)).collect(),
         interfaces: installed.interfaces.iter().map(|(i, v)| (*i, *v)).collect(),
+        virtual_macs: installed.virtual_macs.iter().copied().collect(),
         settings: installed.settings,
         deny: installed.deny.iter().map(|(prefix, denial)| (*prefix, *denial)).collect(),
         allow: installed.allow.iter().copied().collect(),
@@ -59,6 +60,8 @@ fn damage(parts: &mut Parts, (kind, place, value): (u8, usize, u32)) {
         8 => parts.slots.iter_mut().skip(place).take(3).for_each(|slot| *slot = value),
         9 => parts.slots.truncate(place),
         10 => parts.vips.truncate(place % 3),
+        // Any router, and one that does not exist.
+        12 => parts.virtual_macs = [value, 0].map(VirtualMac::of_index).to_vec(),
         11 => parts.filter = vec![(value % 1024, u64::from(value))],
         _ => {}
     }
@@ -70,7 +73,7 @@ proptest! {
         first in any_wanted(),
         then in any_wanted(),
         damages in prop::collection::vec(
-            (0u8..12, 0usize..3000, prop_oneof![0u32..20, any::<u32>()]), 1..4),
+            (0u8..13, 0usize..3000, prop_oneof![0u32..20, any::<u32>()]), 1..4),
     ) {
         let limits = Limits::default();
         let mut planner = Planner::new(Installed::default(), limits);

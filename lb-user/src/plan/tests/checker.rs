@@ -155,6 +155,9 @@ pub(super) fn fulfils(now: &Installed, wanted: &Wanted) -> Result<(), String> {
             return Err("an address that the filter keeps out".to_owned());
         }
     }
+    if now.virtual_macs != wanted.virtual_macs {
+        return Err("other virtual MAC addresses".to_owned());
+    }
     if now.vips != vips || now.settings != wanted.settings {
         return Err("other addresses or settings".to_owned());
     }
