@@ -20,7 +20,7 @@ use crate::dataplane::sweep::{Report, Sweeper};
 use crate::health::HealthState;
 use crate::model::{self, Prefix};
 use crate::netlink::LinkTable;
-use crate::plan::{Changes, Installed, Limits, MapOp, Planner, Wanted, listen_name};
+use crate::plan::{Changes, Installed, Limits, MapOp, Planner, VirtualMac, Wanted, listen_name};
 
 /// Tells what a plan did.
 fn log(changes: &Changes) {
@@ -284,6 +284,11 @@ impl Engine {
             sum = add(&sum, &self.dataplane.tables().traffic(index)?);
         }
         Ok(sum)
+    }
+
+    /// Virtual MAC addresses that are served by now.
+    pub fn virtual_macs(&self) -> BTreeSet<VirtualMac> {
+        self.planner.installed().virtual_macs.clone()
     }
 
     /// Connections in the tables: active, and all.

@@ -16,6 +16,7 @@ use crate::dataplane::sweep;
 use crate::health::Change;
 use crate::netlink::Address;
 use crate::speaker::client;
+use crate::track::ScriptChanged;
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub enum Event {
     Signal(Signal),
     /// The speaker said something, came or went.
     Speaker(client::Event),
+    /// A tracked script says something else.
+    Script(ScriptChanged),
     /// A sweep over the connection table ended.
     Sweep(sweep::Report),
 }
@@ -74,5 +77,11 @@ impl From<Signal> for Event {
 impl From<client::Event> for Event {
     fn from(event: client::Event) -> Self {
         Self::Speaker(event)
+    }
+}
+
+impl From<ScriptChanged> for Event {
+    fn from(changed: ScriptChanged) -> Self {
+        Self::Script(changed)
     }
 }

@@ -36,6 +36,7 @@ impl Controller {
         let adopted = engine.as_mut().is_some_and(|engine| engine.dataplane().is_adopted());
         let asks = routes::spawn(netlink.clone(), events.clone());
         events::spawn(asks.clone())?;
+        let vrrp = Vrrp::new(&start.director, events.clone());
         let mut controller = Self {
             start,
             engine,
@@ -49,7 +50,7 @@ impl Controller {
             netlink,
             sysctls: Sysctls::new(),
             addresses: BTreeSet::new(),
-            events,
+            events: events.clone(),
             plan_at: None,
             waiting: Vec::new(),
             addressing: false,
@@ -57,7 +58,7 @@ impl Controller {
             stopping: None,
             is_ready: false,
             is_planned: false,
-            vrrp: Vrrp::default(),
+            vrrp,
             drift: 0,
             reloads: Reloads::default(),
             apply_error: None,

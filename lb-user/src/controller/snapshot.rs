@@ -28,6 +28,7 @@ impl Source<'_> {
             dataplane: self.engine.as_deref_mut().map(|engine| plane(engine, drift)).transpose()?,
             services,
             reloads: self.reloads,
+            ..Snapshot::default()
         })
     }
 

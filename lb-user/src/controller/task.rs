@@ -24,7 +24,7 @@ use crate::controller::wanted::{self, World};
 use crate::controller::{Start, systemd};
 use crate::dataplane::listing::Reader;
 use crate::health::{Change, Runner};
-use crate::metrics::Reloads;
+use crate::metrics::{Reloads, Snapshot};
 use crate::model::Director;
 use crate::netlink::sysctl::Sysctls;
 use crate::netlink::{Address, Netlink};
@@ -110,6 +110,7 @@ impl Controller {
             Event::Loaded(result, request) => self.loaded(result, request),
             Event::Addresses(result) => self.addressed(result),
             Event::Speaker(event) => self.speaker(event),
+            Event::Script(changed) => self.script_changed(&changed),
             Event::Signal(Signal::Reload) => self.begin_reload(None),
             Event::Signal(Signal::Stop) => self.begin_stop(),
             Event::Sweep(report) => {
@@ -236,7 +237,7 @@ impl Controller {
         let Some(plane) = &self.start.director.dataplane else {
             return Ok(0);
         };
-        let leaving = self.leaving();
+        let (leaving, virtual_macs) = (self.leaving(), self.virtual_macs());
         let Some(mut engine) = self.engine.take() else {
             return Ok(0);
         };
@@ -252,6 +253,7 @@ impl Controller {
             heartbeat_max: HEARTBEAT_MAX,
         };
         let mut wanted = wanted::compile(&self.start.director, plane, &world);
+        wanted.virtual_macs = virtual_macs.unwrap_or_else(|| engine.virtual_macs());
         if self.stopping.is_some() {
             // New connections get the stack's answer at once; open ones may end.
             wanted.services.clear();
@@ -305,7 +307,10 @@ impl Controller {
                 request.answer(reply);
             }
             Verb::Metrics => {
-                let document = |snapshot| Document::Metrics(Box::new(snapshot));
+                let (vrrp, notifications) = (self.measured_vrrp(), self.notified());
+                let document = |snapshot| {
+                    Document::Metrics(Box::new(Snapshot { vrrp, notifications, ..snapshot }))
+                };
                 let reply = self.with_source(|source| source.snapshot().map(document));
                 request.answer(reply);
             }
@@ -442,6 +447,12 @@ impl Controller {
     async fn stop(mut self, mut queue: mpsc::Receiver<Event>) -> anyhow::Result<()> {
         let keep = self.start.keep_dataplane;
         self.vrrp.stop().await;
+        while let Ok(event) = queue.try_recv() {
+            // What the speaker said at its end is to be told.
+            if let Event::Speaker(event) = event {
+                self.speaker(event);
+            }
+        }
         while self.addressing {
             // What is being added now is to be removed as well.
             match tokio::time::timeout(RESOLVE, queue.recv()).await {
@@ -472,6 +483,7 @@ impl Controller {
                 engine.remove()?;
             }
         }
+        self.vrrp.say_goodbye().await;
         tracing::info!("stopped");
         self.fatal.map_or(Ok(()), Err)
     }

@@ -5,23 +5,38 @@
 
 mod speech;
 
-use crate::controller::document::{Resigned, Vrrp as VrrpDocument, VrrpInstance};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::controller::document::{Resigned, Vrrp as VrrpDocument, VrrpInstance, VrrpScript};
+use crate::controller::event::Event;
 use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request};
 use crate::controller::task::Controller;
 use crate::controller::wanted::World;
-use crate::model::Director;
+use crate::metrics;
+use crate::model::{Director, Script};
+use crate::notify::{Notifier, Settings};
+use crate::plan::VirtualMac;
 use crate::speaker::client::{self, Client};
 use crate::speaker::protocol::{Entered, Report, Request as Say, Status};
+use crate::track::{ScriptChanged, Tracker};
 use speech::Known;
 
 /// What the controller has of VRRP.
-#[derive(Default)]
 pub(super) struct Vrrp {
+    /// Runs the scripts.
+    tracker: Tracker<Event>,
+    /// Tells people and programs of transitions.
+    notifier: Notifier,
     /// The line to the speaker, once an instance has asked for one.
     client: Option<Client>,
     is_up: bool,
     /// Configurations that the speaker has not taken over yet.
     configuring: usize,
+    /// Whether the speaker has told of itself since the start.
+    has_told: bool,
     /// All instances as the speaker told last.
     statuses: Vec<Status>,
     /// Those who asked for a resignation, in the order of their answers.
@@ -31,6 +46,21 @@ pub(super) struct Vrrp {
 }
 
 impl Vrrp {
+    /// Nothing runs yet.
+    pub(super) fn new(director: &Director, events: mpsc::Sender<Event>) -> Self {
+        Self {
+            tracker: Tracker::new(events),
+            notifier: Notifier::spawn(settings(director)),
+            client: None,
+            is_up: false,
+            configuring: 0,
+            has_told: false,
+            statuses: Vec::new(),
+            resigning: Vec::new(),
+            has_beaten: false,
+        }
+    }
+
     /// Whether what was asked of the speaker is in force.
     pub(super) fn is_settled(&self) -> bool {
         self.client.is_none() || (self.is_up && self.configuring == 0)
@@ -45,9 +75,30 @@ impl Vrrp {
 
     /// Waits until the speaker is gone.
     pub(super) async fn stop(&mut self) {
+        self.tracker.set_scripts(&[]);
         if let Some(client) = self.client.take() {
             client.stop().await;
         }
+    }
+
+    /// Gives what is still to be told a moment.
+    pub(super) async fn say_goodbye(&self) {
+        let left = self.notifier.stop(GOODBYE).await;
+        if left.notifications + left.mails > 0 {
+            tracing::warn!(
+                notifications = left.notifications,
+                mails = left.mails,
+                "not told any more"
+            );
+        }
+    }
+
+    /// Whether no instance has another state: the rest is for people.
+    fn tells_nothing_new(&self, statuses: &[Status]) -> bool {
+        let states = |statuses: &[Status]| -> Vec<(String, String)> {
+            statuses.iter().map(|status| (status.name.clone(), status.state.clone())).collect()
+        };
+        states(&self.statuses) == states(statuses)
     }
 
     fn status(&self, name: &str) -> Option<&Status> {
@@ -59,6 +110,8 @@ impl Controller {
     /// Makes the speaker follow the configuration in force.
     pub(super) fn follow_vrrp(&mut self) {
         let director = &self.start.director;
+        self.vrrp.notifier.set(settings(director));
+        self.vrrp.tracker.set_scripts(&speech::tracked_scripts(director));
         if self.vrrp.client.is_none() {
             if director.vrrp.instances.is_empty() {
                 return;
@@ -109,7 +162,15 @@ impl Controller {
         Known {
             plane: plane.map(|_| self.is_planned.then_some(self.vrrp.has_beaten)),
             services: services.collect(),
-            scripts: std::collections::BTreeMap::new(),
+            scripts: director
+                .vrrp
+                .scripts
+                .iter()
+                .map(|script| {
+                    let observed = self.vrrp.tracker.observed(&script.name);
+                    (script.name.clone(), observed.and_then(|observed| observed.well))
+                })
+                .collect(),
         }
     }
 
@@ -129,7 +190,14 @@ impl Controller {
                     request.answer(Err(Refusal::new(RefusalKind::Failed, "the speaker is gone")));
                 }
             }
-            client::Event::Said(Report::Status(statuses)) => self.vrrp.statuses = statuses,
+            client::Event::Said(Report::Status(statuses)) => {
+                self.vrrp.has_told = true;
+                if !self.vrrp.tells_nothing_new(&statuses) {
+                    self.change();
+                }
+                self.vrrp.statuses = statuses;
+                return;
+            }
             client::Event::Said(Report::Entered(entered)) => self.entered(&entered),
             client::Event::Said(Report::Done(what, result)) => self.done(&what, result),
             client::Event::Said(Report::Hello { .. }) => {}
@@ -137,8 +205,19 @@ impl Controller {
         self.change();
     }
 
+    /// Tells whoever is to be told of a transition.
     fn entered(&mut self, entered: &Entered) {
-        tracing::debug!(name = %entered.name, state = %entered.state, "VRRP transition");
+        let notification = speech::notification(&self.start.director, entered);
+        if let Some(notification) = notification {
+            self.vrrp.notifier.send(notification);
+        }
+    }
+
+    /// A script says something else.
+    pub(super) fn script_changed(&mut self, changed: &ScriptChanged) {
+        let state = if changed.well { "UP" } else { "DOWN" };
+        tracing::info!(script = %changed.name, detail = %changed.detail, "the script is {state}");
+        self.track();
     }
 
     /// Something that was asked of the speaker is done.
@@ -182,8 +261,47 @@ impl Controller {
         Ok(Document::Vrrp(VrrpDocument {
             speaker: speaker.to_owned(),
             instances: self.vrrp_instances(),
-            scripts: Vec::new(),
+            scripts: self.vrrp_scripts(),
         }))
+    }
+
+    fn vrrp_scripts(&self) -> Vec<VrrpScript> {
+        let document = |script: &Script| {
+            let observed = self.vrrp.tracker.observed(&script.name).unwrap_or_default();
+            speech::script(&script.name, &observed)
+        };
+        self.start.director.vrrp.scripts.iter().map(document).collect()
+    }
+
+    /// What the notifier has done, for metrics.
+    pub(super) fn notified(&self) -> metrics::Notifications {
+        let counts = self.vrrp.notifier.counts();
+        metrics::Notifications {
+            commands_run: counts.commands_run,
+            commands_failed: counts.commands_failed,
+            mails_sent: counts.mails_sent,
+            mails_failed: counts.mails_failed,
+            mails_dropped: counts.mails_dropped,
+        }
+    }
+
+    /// All instances, for metrics.
+    pub(super) fn measured_vrrp(&self) -> Vec<metrics::VrrpInstance> {
+        self.vrrp_instances().into_iter().map(speech::measured).collect()
+    }
+
+    /// Virtual routers with a MAC address of their own that this node is master of; `None` while
+    /// the speaker that may have outlived another controller has not told yet.
+    pub(super) fn virtual_macs(&self) -> Option<BTreeSet<VirtualMac>> {
+        if !self.vrrp.has_told && !self.start.director.vrrp.instances.is_empty() {
+            return None;
+        }
+        let instances = &self.start.director.vrrp.instances;
+        let owned = instances.iter().filter(|instance| {
+            let status = self.vrrp.status(&instance.name);
+            instance.virtual_mac && status.is_some_and(|status| status.state == "master")
+        });
+        Some(owned.filter_map(speech::virtual_mac).collect())
     }
 
     /// All instances as they are.
@@ -209,6 +327,14 @@ impl Controller {
         }
     }
 }
+
+/// What holds for all notifications.
+fn settings(director: &Director) -> Settings {
+    Settings::new(&director.node, director.notifications.email.clone())
+}
+
+/// How long a stop waits for commands and mails.
+const GOODBYE: Duration = Duration::from_secs(3);
 
 static NOBODY: std::collections::BTreeMap<u32, std::net::IpAddr> =
     std::collections::BTreeMap::new();

@@ -2,6 +2,8 @@
 //!
 //! Must not know: the text format.
 
+mod vrrp;
+
 use lb_common::abi::ABI_VERSION;
 use lb_common::service::Traffic;
 use lb_common::verdict::{Counter, CounterKind};
@@ -10,7 +12,12 @@ use super::{Dataplane, Family, Kind, RealServer, Samples, Service, Snapshot};
 use Kind::{Counter as Count, Gauge};
 
 /// Every family, in the order of the text.
-pub static FAMILIES: &[Family] = &[
+pub fn families() -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().chain(vrrp::FAMILIES)
+}
+
+/// The node and its data plane.
+static FAMILIES: &[Family] = &[
     Family {
         name: "lb_build_info",
         kind: Gauge,

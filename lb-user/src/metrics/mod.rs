@@ -1,6 +1,6 @@
 //! Metrics in Prometheus's text format (version 0.0.4): a snapshot of counters in, text out.
 //!
-//! [`FAMILIES`] is the registry: the one list of what there is, each with what it takes from a
+//! [`families`] is the registry: the one list of what there is, each with what it takes from a
 //! [`Snapshot`]. Values are cumulative or current; rates are for whoever scrapes. `docs/metrics.md`
 //! is checked against the list.
 //!
@@ -11,8 +11,10 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use families::FAMILIES;
-pub use snapshot::{Dataplane, Prefixes, RealServer, Reloads, Service, Snapshot};
+pub use families::families;
+pub use snapshot::{
+    Dataplane, Notifications, Prefixes, RealServer, Reloads, Service, Snapshot, VrrpInstance,
+};
 
 /// What the values of a family do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,10 +83,10 @@ fn escape(value: &str, text: &mut String) {
     }
 }
 
-/// The whole text, in the order of [`FAMILIES`].
+/// The whole text, in the order of [`families`].
 pub fn render(snapshot: &Snapshot) -> String {
     let mut text = String::new();
-    for family in FAMILIES {
+    for family in families() {
         let Family { name, kind, help, .. } = family;
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} {}\n", kind.name()));
         (family.samples)(snapshot, &mut Samples { family, text: &mut text });

@@ -16,8 +16,62 @@ pub struct Snapshot {
     pub dataplane: Option<Dataplane>,
     /// Services in file order.
     pub services: Vec<Service>,
+    /// VRRP instances in file order.
+    pub vrrp: Vec<VrrpInstance>,
+    /// What was told of transitions.
+    pub notifications: Notifications,
     /// What became of reloads.
     pub reloads: Reloads,
+}
+
+/// A VRRP instance; its counters begin with the speaker.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct VrrpInstance {
+    /// Its name.
+    pub name: String,
+    /// `init`, `backup`, `master` or `fault`.
+    pub state: String,
+    /// The configured priority.
+    pub priority: u8,
+    /// The priority by now.
+    pub effective_priority: u8,
+    /// Addresses that somebody else claims too.
+    pub contested: u64,
+    /// A packet filter of this host drops VRRP.
+    pub filtered: bool,
+    /// Adverts sent.
+    pub sent: u64,
+    /// Adverts that could not be sent.
+    pub send_errors: u64,
+    /// Adverts accepted.
+    pub received: u64,
+    /// Adverts refused, by reason.
+    pub refused: Vec<(String, u64)>,
+    /// Times that it became master.
+    pub masters: u64,
+    /// Times that a second master was heard.
+    pub duplicate_masters: u64,
+    /// Times that an address began to be contested.
+    pub contests: u64,
+    /// Times that an address was put back.
+    pub put_back: u64,
+    /// Times that a deadline was missed.
+    pub late: u64,
+}
+
+/// What was told of transitions since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notifications {
+    /// Commands that have ended.
+    pub commands_run: u64,
+    /// Of them, those that failed.
+    pub commands_failed: u64,
+    /// Mails that the server took.
+    pub mails_sent: u64,
+    /// Attempts that failed.
+    pub mails_failed: u64,
+    /// Mails given up.
+    pub mails_dropped: u64,
 }
 
 /// The XDP plane.

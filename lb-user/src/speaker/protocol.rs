@@ -223,6 +223,8 @@ pub struct Entered {
     pub name: String,
     /// The state.
     pub state: String,
+    /// Whether it ends.
+    pub stopped: bool,
     /// The effective priority; 0 for a group.
     pub priority: u8,
     /// Why.

@@ -383,6 +383,7 @@ impl Router {
         if self.transitions.len() == MAX_TRANSITIONS {
             self.transitions.pop_front();
         }
+        let stopped = *cause == Cause::Shutdown;
         let cause = self.explain(cause);
         tracing::info!(
             instance = %self.config.name, priority = self.effective.priority,
@@ -398,6 +399,7 @@ impl Router {
             group: false,
             name: self.config.name.clone(),
             state: state.name().to_owned(),
+            stopped,
             priority: self.effective.priority,
             cause,
         }));

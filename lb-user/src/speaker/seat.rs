@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::speaker::hands::Hands;
 use crate::speaker::protocol::{Entered, Report, Status};
 use crate::speaker::router::Router;
-use crate::vrrp::fsm::{Event, Instance, Output, State};
+use crate::vrrp::fsm::{Cause, Event, Instance, Output, State};
 use crate::vrrp::group::Group;
 
 /// Routers that change together.
@@ -121,7 +121,7 @@ impl Seat {
             return;
         }
         let cause = outputs.iter().find_map(|(_, output)| match output {
-            Output::Entered { cause, .. } => Some(cause.to_string()),
+            Output::Entered { cause, .. } => Some(*cause),
             _ => None,
         });
         tracing::info!(group = %name, "the sync group is {}", state.name().to_uppercase());
@@ -129,8 +129,9 @@ impl Seat {
             group: true,
             name: name.clone(),
             state: state.name().to_owned(),
+            stopped: matches!(cause, Some(Cause::Shutdown)),
             priority: 0,
-            cause: cause.unwrap_or_default(),
+            cause: cause.map(|cause| cause.to_string()).unwrap_or_default(),
         }));
     }
 }

@@ -3,15 +3,22 @@
 //! Must not know: processes, sockets, when something is said.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use lb_common::wire::vrrp::Family;
+
 use crate::controller::document::{
-    VrrpCounters, VrrpInstance as Document, VrrpReason, VrrpTransition,
+    VrrpCounters, VrrpInstance as Document, VrrpReason, VrrpScript, VrrpTransition,
 };
-use crate::model::{Director, OwnedAddress, VrrpInstance, VrrpVersion};
+use crate::metrics;
+use crate::model::{Director, OwnedAddress, Script, VrrpInstance, VrrpVersion};
+use crate::notify::{Kind, Notification, State};
+use crate::plan::VirtualMac;
 use crate::speaker::protocol::{
-    Configuration, Counters, GroupConfig, InstanceConfig, Status, Tracked, Vip,
+    Configuration, Counters, Entered, GroupConfig, InstanceConfig, Status, Tracked, Vip,
 };
+use crate::track::Observation;
 
 /// What the speaker has to know of a director.
 pub(super) fn configuration(director: &Director) -> Configuration {
@@ -112,6 +119,68 @@ pub(super) fn tracked(director: &Director, known: &Known) -> BTreeMap<String, Ve
     director.vrrp.instances.iter().map(of).collect()
 }
 
+/// The scripts that an instance tracks; others need not run.
+pub(super) fn tracked_scripts(director: &Director) -> Vec<Script> {
+    let is_tracked = |script: &&Script| {
+        director.vrrp.instances.iter().any(|i| i.track.scripts.contains(&script.name))
+    };
+    director.vrrp.scripts.iter().filter(is_tracked).cloned().collect()
+}
+
+/// What is to be told of a transition; nothing about one of an instance that has left the file,
+/// and nothing about the beginning.
+pub(super) fn notification(director: &Director, entered: &Entered) -> Option<Notification> {
+    let vrrp = &director.vrrp;
+    let (kind, notify) = if entered.group {
+        let group = vrrp.sync_groups.iter().find(|group| group.name == entered.name)?;
+        (Kind::Group, &group.notify)
+    } else {
+        let instance = vrrp.instances.iter().find(|instance| instance.name == entered.name)?;
+        (Kind::Instance, &instance.notify)
+    };
+    let (state, command) = match entered.state.as_str() {
+        "master" => (State::Master, &notify.master),
+        "backup" => (State::Backup, &notify.backup),
+        "fault" => (State::Fault, &notify.fault),
+        "init" if entered.stopped => (State::Stop, &notify.stop),
+        _ => return None,
+    };
+    Some(Notification {
+        kind,
+        name: entered.name.clone(),
+        state,
+        priority: entered.priority,
+        cause: entered.cause.clone(),
+        commands: vec![command.clone(), notify.any.clone()],
+        email: notify.email,
+    })
+}
+
+/// What is shown of a script.
+pub(super) fn script(name: &str, observed: &Observation) -> VrrpScript {
+    let state = match observed.well {
+        None => "init",
+        Some(true) => "up",
+        Some(false) => "down",
+    };
+    let last = observed.last.as_ref();
+    VrrpScript {
+        name: name.to_owned(),
+        state: state.to_owned(),
+        last: last.map(|run| run.end.to_string()).unwrap_or_default(),
+        duration_ms: last.map_or(0, |run| run.duration.as_millis() as u64),
+    }
+}
+
+/// The MAC address of an instance's virtual router.
+pub(super) fn virtual_mac(instance: &VrrpInstance) -> Option<VirtualMac> {
+    let family = match instance.addresses.first()?.address {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    };
+    Some(VirtualMac { family, vrid: instance.virtual_router_id })
+}
+
 fn tracked_as(name: &str, weight: i16, well: Option<bool>) -> Tracked {
     Tracked { name: name.to_owned(), weight, well }
 }
@@ -137,7 +206,7 @@ pub(super) fn document(
         ..Document::default()
     };
     let Some(status) = status else { return document };
-    let text = |address: Option<std::net::IpAddr>| address.map(|a| a.to_string());
+    let text = |address: Option<IpAddr>| address.map(|a| a.to_string());
     document.state.clone_from(&status.state);
     document.effective_priority = status.effective_priority;
     document.master = text(status.master).unwrap_or_default();
@@ -163,6 +232,28 @@ pub(super) fn document(
         .collect();
     document.counters = counters(&status.counters);
     document
+}
+
+/// What metrics tell of an instance.
+pub(super) fn measured(document: Document) -> metrics::VrrpInstance {
+    let counters = document.counters;
+    metrics::VrrpInstance {
+        name: document.name,
+        state: document.state,
+        priority: document.priority,
+        effective_priority: document.effective_priority,
+        contested: document.contested.len() as u64,
+        filtered: document.filtered,
+        sent: counters.sent,
+        send_errors: counters.send_errors,
+        received: counters.received,
+        refused: counters.refused.into_iter().collect(),
+        masters: counters.masters,
+        duplicate_masters: counters.duplicate_masters,
+        contests: counters.contests,
+        put_back: counters.put_back,
+        late: counters.late,
+    }
 }
 
 fn counters(counters: &Counters) -> VrrpCounters {
