@@ -42,11 +42,8 @@ impl Command {
             let _ = tokio::time::timeout(GRACE, group.ended(output)).await;
         }
         let status = group.reap(timed_out || self.alone).await.map_err(|error| lack(&error))?;
-        if timed_out {
-            return Ok(End::TimedOut);
-        }
         group.take_rest(output);
-        Ok(end_of(status))
+        Ok(if timed_out { End::TimedOut } else { end_of(status) })
     }
 
     fn start(&self, whom: &Whom) -> Result<Group, End> {

@@ -77,7 +77,7 @@ async fn a_hanging_command_is_killed_with_its_children_and_the_next_one_runs() {
     let hang = format!("sleep 600 &\necho $! >> {0}\necho $$ >> {0}\nwait", pids.display());
     let hang = folder.script("hang", &hang);
     let good = folder.script("good", &format!("echo $3 > {}", mark.display()));
-    let short = Duration::from_millis(300);
+    let short = Duration::from_secs(1);
     let settings = Settings { command_timeout: short, ..Settings::new("lb01", None) };
     let notifier = Notifier::spawn(settings);
     notifier.send(with("VI_1", State::Master, &[&[&hang]]));
