@@ -303,3 +303,19 @@ fn refuse_what_needs_a_start(before: &Director, after: &Director) -> anyhow::Res
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_takes_no_instances_while_nothing_speaks_vrrp() {
+        let director = |text: &str| config::load("f", text, "host").expect("a good file").director;
+        let instance = "{name: a, interface: eth0, virtual_router_id: 1, addresses: [192.0.2.1]}";
+        let before = director("");
+        let after = director(&format!("vrrp: {{instances: [{instance}]}}"));
+        assert!(refuse_what_needs_a_start(&before, &before).is_ok());
+        let refused = refuse_what_needs_a_start(&before, &after).expect_err("refused").to_string();
+        assert_eq!(refused, NOT_SPOKEN);
+    }
+}
