@@ -71,7 +71,7 @@ impl Course {
     pub(super) fn begin(
         plans: &Plans,
         well: &Seats,
-        groups: [Vec<Vec<usize>>; 2],
+        groups: &[Vec<Vec<usize>>; 2],
         hears: Vec<[bool; 2]>,
         now: Instant,
     ) -> Self {

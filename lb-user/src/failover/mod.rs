@@ -176,7 +176,7 @@ impl Scene<'_> {
             })
         });
         let plans: Vec<_> = plans.collect();
-        Course::begin(&plans, &seats, groups.map(|groups| groups.members), hears, self.now)
+        Course::begin(&plans, &seats, &groups.map(|groups| groups.members), hears, self.now)
     }
 
     /// Whether a failure keeps an instance from taking part: by itself, or by a member of its

@@ -106,10 +106,12 @@ fn good_files_are_accepted_with_their_warnings() {
 
 #[test]
 fn examples_of_the_documentation_are_accepted_without_warnings() {
-    let text = fs::read_to_string(repository("docs/configuration.md")).unwrap();
-    let examples: Vec<_> = text.split("```yaml\n").skip(1).collect();
-    assert!(examples.len() >= 2);
-    for example in examples {
+    let pages = ["docs/configuration.md", "docs/high-availability.md"]
+        .map(|page| fs::read_to_string(repository(page)).unwrap());
+    for page in &pages {
+        assert!(page.contains("```yaml\n"));
+    }
+    for example in pages.iter().flat_map(|page| page.split("```yaml\n").skip(1)) {
         let example = example.split("```").next().unwrap();
         let loaded = load("example", example, "host").map_err(|e| lines(&e)).unwrap();
         assert_eq!(loaded.warnings, []);

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod any;
 mod rules;
 
 use super::{InstanceReport, Kind, Node, Report, analyse};
