@@ -3,6 +3,7 @@
 //!
 //! Must not know: the election, sockets, packets.
 
+mod deafness;
 mod speech;
 
 use std::collections::BTreeSet;
@@ -16,12 +17,13 @@ use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request}
 use crate::controller::task::Controller;
 use crate::controller::wanted::World;
 use crate::metrics;
-use crate::model::{Director, Script};
+use crate::model::{self, Director, Script};
 use crate::notify::{Notifier, Settings};
 use crate::plan::VirtualMac;
 use crate::speaker::client::{self, Client};
 use crate::speaker::protocol::{Entered, Report, Request as Say, Status};
 use crate::track::{ScriptChanged, Tracker};
+use deafness::Deafness;
 use speech::Known;
 
 /// What the controller has of VRRP.
@@ -41,6 +43,7 @@ pub(super) struct Vrrp {
     statuses: Vec<Status>,
     /// Those who asked for a resignation, in the order of their answers.
     resigning: Vec<(String, Request)>,
+    deafness: Deafness,
     /// Whether the last heartbeat was written.
     pub(super) has_beaten: bool,
 }
@@ -57,6 +60,7 @@ impl Vrrp {
             has_told: false,
             statuses: Vec::new(),
             resigning: Vec::new(),
+            deafness: Deafness::default(),
             has_beaten: false,
         }
     }
@@ -213,6 +217,26 @@ impl Controller {
         }
     }
 
+    /// Looks whether what XDP counts is heard; once a second.
+    pub(super) fn look_for_deafness(&mut self) {
+        let (Some(engine), true) = (&mut self.engine, self.vrrp.is_up) else { return };
+        for instance in &self.start.director.vrrp.instances {
+            let Some(mac) = speech::virtual_mac(instance) else { continue };
+            let status = self.vrrp.statuses.iter().find(|status| status.name == instance.name);
+            let frames = engine.dataplane().tables().vrrp_frames_of(mac.family, mac.vrid);
+            let (Some(status), Ok(frames)) = (status, frames) else { continue };
+            let refused: u64 = status.counters.refused.values().sum();
+            let adverts = status.counters.received + refused;
+            if self.vrrp.deafness.look(&instance.name, frames, adverts) {
+                tracing::warn!(
+                    instance = %instance.name, interface = %instance.interface,
+                    "VRRP frames come in and do not reach the speaker: look for a filter with \
+                     `tc filter show dev {} ingress`", instance.interface
+                );
+            }
+        }
+    }
+
     /// A script says something else.
     pub(super) fn script_changed(&mut self, changed: &ScriptChanged) {
         let state = if changed.well { "UP" } else { "DOWN" };
@@ -307,8 +331,11 @@ impl Controller {
     /// All instances as they are.
     pub(super) fn vrrp_instances(&self) -> Vec<VrrpInstance> {
         let director: &Director = &self.start.director;
-        let document =
-            |instance| speech::document(director, instance, self.vrrp.status(&instance.name));
+        let document = |instance: &model::VrrpInstance| {
+            let status = self.vrrp.status(&instance.name);
+            let document = speech::document(director, instance, status);
+            VrrpInstance { unheard: self.vrrp.deafness.is_deaf(&instance.name), ..document }
+        };
         director.vrrp.instances.iter().map(document).collect()
     }
 

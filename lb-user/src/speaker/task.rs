@@ -49,7 +49,11 @@ struct Speaker {
 /// # Errors
 /// When this host does not let it: no privileges, or no sockets.
 pub fn run(socket: &Path) -> anyhow::Result<()> {
-    let hands = Hands::open().context("VRRP needs root or CAP_NET_ADMIN and CAP_NET_RAW")?;
+    let (hands, removed) =
+        Hands::open().context("VRRP needs root or CAP_NET_ADMIN and CAP_NET_RAW")?;
+    for what in removed {
+        tracing::info!("left by an earlier life and removed: {what}");
+    }
     let events = Events::open().context("listen to the kernel's links and addresses")?;
     let line = Line::bind(socket)?;
     let signals = terminations().context("be told of signals")?;
