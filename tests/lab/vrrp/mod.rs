@@ -1,0 +1,80 @@
+//! Virtual routers: two nodes of either make, and what each does when something happens.
+//!
+//! A scenario is a function of a pair of nodes and the makes of their routers, so that what is
+//! asked of `lb` is also asked of keepalived: a scenario that keepalived fails is wrong, or says
+//! more than the protocol does. Here a few run with two keepalived; `LB_VRRP=TEXT` runs those whose
+//! name has TEXT in it, `LB_VRRP=all` all.
+//!
+//! Must not know: how a router works.
+
+mod election;
+mod handover;
+mod intruder;
+mod preemption;
+mod rig;
+mod split;
+mod stage;
+mod tracking;
+
+use anyhow::{Context, Result};
+use harness::pair::{self, Pair};
+use harness::vrrp::router::Make;
+
+/// What is asked of two routers.
+type Scenario = fn(&Pair, [Make; 2]) -> Result<()>;
+
+/// Every scenario with its name.
+const SCENARIOS: &[(&str, Scenario)] = &[
+    ("the_higher_priority_is_master_v2", election::version2),
+    ("the_higher_priority_is_master_v3", election::version3),
+    ("the_higher_priority_is_master_ipv6", election::ipv6),
+    ("the_higher_priority_is_master_unicast", election::unicast),
+    ("a_stop_hands_over_at_once", handover::stop),
+    ("a_stop_hands_over_at_once_v2", handover::stop_version2),
+    ("a_silent_death_is_taken_over_in_time", handover::silent_death),
+    ("a_silent_death_is_taken_over_in_time_v2", handover::silent_death_version2),
+    ("a_lost_carrier_moves_the_address", handover::lost_carrier),
+    ("a_frozen_master_is_replaced", handover::frozen),
+    ("a_returning_master_preempts", preemption::preempts),
+    ("without_preemption_the_backup_stays", preemption::nopreempt),
+    ("preemption_waits_for_its_delay", preemption::delay),
+    ("of_equal_priorities_the_higher_address_wins", preemption::tie),
+    ("two_instances_share_the_nodes", preemption::dual_master),
+    ("a_split_brain_heals", split::multicast),
+    ("wrong_adverts_change_nothing", intruder::version3),
+    ("wrong_adverts_change_nothing_v2", intruder::version2),
+    ("a_failing_script_moves_the_address", tracking::weighted),
+    ("a_failing_condition_is_a_fault", tracking::fault),
+    ("a_group_moves_together", tracking::group),
+    ("transitions_are_told_in_order", tracking::notified),
+    ("a_hanging_program_hinders_nothing", tracking::hanging),
+];
+
+/// Those that are worth their time in every run.
+const DAILY: [&str; 3] = [
+    "the_higher_priority_is_master_v3",
+    "a_silent_death_is_taken_over_in_time",
+    "wrong_adverts_change_nothing",
+];
+
+#[test]
+fn what_is_asked_of_a_router_holds_between_two_keepalived() {
+    let wanted = std::env::var("LB_VRRP").ok();
+    for (name, scenario) in SCENARIOS {
+        let chosen = match wanted.as_deref() {
+            None => DAILY.contains(name),
+            Some("all") => true,
+            Some(text) => name.contains(text),
+        };
+        if chosen {
+            eprintln!("{name}");
+            run(name, *scenario, [Make::Keepalived; 2]);
+        }
+    }
+}
+
+/// Runs one scenario in a pair of its own.
+fn run(name: &str, scenario: Scenario, makes: [Make; 2]) {
+    let [a, b] = makes.map(Make::name);
+    pair::scenario(0, |pair| scenario(pair, makes).with_context(|| format!("{name} ({a}, {b})")));
+}
