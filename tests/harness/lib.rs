@@ -20,6 +20,7 @@ pub mod labdir;
 pub mod netns;
 pub mod pair;
 pub mod peer;
+pub mod probe;
 pub mod process;
 pub mod programs;
 pub mod real_server;

@@ -12,6 +12,7 @@
 
 use crate::daemon::Director;
 use crate::fabric::{Turn, Wires, equip, prepare};
+use crate::frame::{Mac, mac_of};
 use crate::labdir::LabDir;
 use crate::netns::{Netns, end_processes_in};
 use crate::real_server;
@@ -91,16 +92,12 @@ impl Node {
     /// The address that its adverts come from: its own in IPv4, link-local in IPv6.
     ///
     /// # Errors
-    /// When it has none.
+    /// When its Ethernet address cannot be read.
     pub fn advert_source(&self, family: Family) -> Result<IpAddr> {
-        let all = self.all_addresses()?;
-        let is_source = |address: &&IpAddr| match (family, address) {
-            (Family::V4, IpAddr::V4(_)) => address.to_string() == self.addresses[0],
-            (Family::V6, IpAddr::V6(address)) => address.is_unicast_link_local(),
-            _ => false,
-        };
-        let found = all.iter().find(is_source).copied();
-        found.with_context(|| format!("{} has no address to send adverts from", self.name))
+        Ok(match family {
+            Family::V4 => self.addresses[0].parse()?,
+            Family::V6 => link_local(mac_of(&self.ns, INTERFACE)?).into(),
+        })
     }
 
     /// Takes an address away, whoever gave it; nothing happens when it is not there.
@@ -296,7 +293,7 @@ fn node(name: &'static str, addresses: [&'static str; 2], port: &'static str) ->
 }
 
 /// The link-local address that an interface with this Ethernet address gives itself (RFC 4291).
-pub fn link_local(mac: [u8; 6]) -> Ipv6Addr {
+pub fn link_local(mac: Mac) -> Ipv6Addr {
     let word = |high: u8, low: u8| u16::from_be_bytes([high, low]);
     let [m0, m1, m2, m3, m4, m5] = mac;
     Ipv6Addr::new(0xfe80, 0, 0, 0, word(m0 ^ 2, m1), word(m2, 0xff), word(0xfe, m3), word(m4, m5))

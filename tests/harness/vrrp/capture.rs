@@ -12,6 +12,7 @@ use crate::vrrp::packet::{Advert, Said};
 use crate::wait::eventually;
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     ControlMessageOwned, LinkAddr, MsgFlags, recvmsg, setsockopt, sockopt::RcvBufForce,
@@ -218,7 +219,8 @@ fn receive(socket: &OwnedFd) -> Result<Option<(Moment, Vec<u8>)>> {
         let received =
             recvmsg::<LinkAddr>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags);
         let message = match received {
-            Err(nix::errno::Errno::EAGAIN) => return Ok(None),
+            // A port that goes down says so once; it may come up again.
+            Err(Errno::EAGAIN | Errno::ENETDOWN) => return Ok(None),
             other => other.context("receive a frame")?,
         };
         let sent_here = message.address.is_some_and(|address| {

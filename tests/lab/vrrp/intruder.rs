@@ -60,7 +60,12 @@ fn disbelieved(
         })
         .with_context(|| format!("an advert with {fault} was believed"))?;
         let silence = capture.longest_silence(&pair.a, since, now())?;
-        ensure!(silence < instance.interval * 2, "{fault} made A silent for {silence:?}");
+        // keepalived 2.2.7 waits for a whole interval again after each advert that it refuses, so
+        // a stream of them silences it.
+        ensure!(
+            make != Make::Lb || silence < instance.interval * 2,
+            "{fault} made A silent for {silence:?}"
+        );
         let lines = router.log().lines().count() - lines;
         ensure!(make != Make::Lb || lines <= 3, "{lines} lines about {fault} in 250 ms");
     }
