@@ -276,20 +276,18 @@ impl Instance {
         if !self.excluded.is_empty() {
             line(format!("addresses_excluded: {}", list(&self.excluded)));
         }
-        let services =
-            self.track_services.iter().map(|name| format!("{{name: {name}, weight: 0}}"));
-        let services: Vec<String> = services.collect();
-        match (self.track_scripts.is_empty(), services.is_empty()) {
-            (true, true) => {}
-            (false, true) => line(format!("track: {{scripts: {}}}", list(&self.track_scripts))),
-            (true, false) => {
-                line(format!("track: {{virtual_services: [{}]}}", services.join(", ")))
-            }
-            (false, false) => line(format!(
-                "track: {{scripts: {}, virtual_services: [{}]}}",
-                list(&self.track_scripts),
-                services.join(", ")
-            )),
+        let mut track = Vec::new();
+        if !self.track_scripts.is_empty() {
+            track.push(format!("scripts: {}", list(&self.track_scripts)));
+        }
+        if !self.track_services.is_empty() {
+            let services = self.track_services.iter();
+            let services: Vec<String> =
+                services.map(|name| format!("{{name: {name}, weight: 0}}")).collect();
+            track.push(format!("virtual_services: [{}]", services.join(", ")));
+        }
+        if !track.is_empty() {
+            line(format!("track: {{{}}}", track.join(", ")));
         }
         let mut notify = Vec::new();
         notify.extend(self.notify.iter().map(|program| format!("any: [\"{program}\"]")));

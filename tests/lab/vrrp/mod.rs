@@ -14,6 +14,9 @@ mod preemption;
 mod rig;
 mod split;
 mod stage;
+mod strain;
+mod survival;
+mod told;
 mod tracking;
 
 use anyhow::{Context, Result};
@@ -46,8 +49,11 @@ const SCENARIOS: &[(&str, Scenario)] = &[
     ("a_failing_script_moves_the_address", tracking::weighted),
     ("a_failing_condition_is_a_fault", tracking::fault),
     ("a_group_moves_together", tracking::group),
-    ("transitions_are_told_in_order", tracking::notified),
-    ("a_hanging_program_hinders_nothing", tracking::hanging),
+    ("transitions_are_told_in_order", told::notified),
+    ("a_hanging_program_hinders_nothing", told::hanging),
+    ("transitions_are_mailed", told::mailed),
+    ("a_deaf_mail_server_hinders_nothing", told::deaf_mail_server),
+    ("no_false_transition_under_load", strain::busy),
 ];
 
 /// Those that are worth their time in every run.

@@ -5,9 +5,10 @@
 use crate::vrrp::stage::{VIP, in_time, instance, owns, setups, start, stays};
 use anyhow::ensure;
 use harness::pair;
+use harness::probe::{self, Probe};
 use harness::vrrp::capture::{Capture, now};
 use harness::vrrp::router::{Make, Router};
-use harness::wait::{eventually, millis, seconds};
+use harness::wait::{eventually, idle, millis, seconds};
 
 const BOTH: [Make; 2] = [Make::Keepalived; 2];
 
@@ -72,5 +73,27 @@ fn a_dead_router_says_nothing() {
         let silence = capture.longest_silence(&pair.a, since, now())?;
         ensure!(silence > millis(250), "it goes on: {silence:?}");
         b.stop()
+    });
+}
+
+#[test]
+fn a_probe_measures_a_planted_gap() {
+    pair::scenario(0, |pair| {
+        let _server = probe::server(&pair.a.ns, "A", 7777)?;
+        let mut probe = Probe::start(&pair.client, "10.0.1.1:7777", millis(1))?;
+        probe.settled("A", 200, seconds(5))?;
+        let window = probe.window()?;
+        ensure!(window.longest_gap()? < millis(100), "a gap without a reason: {window:?}");
+        probe.mark()?;
+        pair.cut(&pair.a)?;
+        idle(millis(300))?;
+        let cut = probe.window()?;
+        ensure!(cut.open_gap()? >= millis(290), "an open gap went unnoticed: {cut:?}");
+        pair.mend(&pair.a)?;
+        eventually(seconds(3), "A answers again", || Ok(probe.window()?.open_gap()? < millis(20)))?;
+        let gap = probe.window()?.longest_gap()?;
+        ensure!((millis(290)..millis(600)).contains(&gap), "300 ms were measured as {gap:?}");
+        ensure!(probe.window()?.first("B").is_none(), "B cannot have answered");
+        Ok(())
     });
 }
