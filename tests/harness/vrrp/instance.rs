@@ -59,6 +59,8 @@ pub struct Instance {
     pub excluded: Vec<String>,
     /// Own address and peer.
     pub unicast: Option<(String, String)>,
+    /// Announcements of each address, once; the make's own default when absent.
+    pub announcements: Option<u32>,
     /// Tracked scripts by name.
     pub track_scripts: Vec<String>,
     /// Tracked virtual services (lb only).
@@ -86,6 +88,7 @@ impl Instance {
             addresses: addresses.iter().map(ToString::to_string).collect(),
             excluded: Vec::new(),
             unicast: None,
+            announcements: None,
             track_scripts: Vec::new(),
             track_services: Vec::new(),
             notify: None,
@@ -234,6 +237,9 @@ impl Instance {
             let excluded = self.excluded.join("\n    ");
             line(format!("virtual_ipaddress_excluded {{\n    {excluded}\n  }}"));
         }
+        if let Some(count) = self.announcements {
+            line(format!("garp_master_repeat {count}\n  garp_master_delay 0"));
+        }
         if !self.track_scripts.is_empty() {
             line(format!("track_script {{\n    {}\n  }}", self.track_scripts.join("\n    ")));
         }
@@ -275,6 +281,9 @@ impl Instance {
         line(format!("addresses: {}", list(&self.addresses)));
         if !self.excluded.is_empty() {
             line(format!("addresses_excluded: {}", list(&self.excluded)));
+        }
+        if let Some(count) = self.announcements {
+            line(format!("garp: {{count: {count}, delay: 0s}}"));
         }
         let mut track = Vec::new();
         if !self.track_scripts.is_empty() {

@@ -9,6 +9,7 @@ use crate::process::{freeze_tree, kill_tree};
 use crate::vrrp::instance::Setup;
 use crate::vrrp::keepalived::Keepalived;
 use anyhow::Result;
+use std::time::Duration;
 
 /// Who makes a router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,31 @@ pub enum Make {
     Keepalived,
     /// The product.
     Lb,
+    /// A keepalived that was told something else, which a scenario has to find out.
+    Faulty(Fault),
+}
+
+/// What such a keepalived does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Its priority is one less.
+    OtherPriority,
+    /// Its VRID is the next one.
+    OtherVrid,
+    /// Its interval is twice as long.
+    Slow,
+    /// It preempts although it must not.
+    Preempts,
+    /// It preempts at once although it has to wait.
+    Impatient,
+    /// It announces an address once.
+    Quiet,
+    /// It ends without a goodbye.
+    Rude,
+    /// It tracks nothing.
+    Untracked,
+    /// It tells nobody.
+    Untold,
 }
 
 impl Make {
@@ -25,6 +51,7 @@ impl Make {
         match self {
             Self::Keepalived => "keepalived",
             Self::Lb => "lb",
+            Self::Faulty(_) => "faulty keepalived",
         }
     }
 }
@@ -33,6 +60,7 @@ impl Make {
 pub struct Router<'a> {
     /// Where it runs.
     pub node: &'a Node,
+    rude: bool,
     process: Running<'a>,
 }
 
@@ -64,12 +92,16 @@ impl<'a> Router<'a> {
             Make::Keepalived => {
                 Running::Keepalived(Keepalived::start(node, &setup.keepalived(node.name))?)
             }
+            Make::Faulty(fault) => {
+                let setup = fault.plant(setup.clone());
+                Running::Keepalived(Keepalived::start(node, &setup.keepalived(node.name))?)
+            }
             Make::Lb => {
                 config.vrrp = setup.clone();
                 Running::Lb(Daemon::start(node, &config)?)
             }
         };
-        Ok(Self { node, process })
+        Ok(Self { node, process, rude: make == Make::Faulty(Fault::Rude) })
     }
 
     /// The pid of its first process.
@@ -101,6 +133,10 @@ impl<'a> Router<'a> {
     /// # Errors
     /// When it does not end.
     pub fn stop(self) -> Result<()> {
+        if self.rude {
+            self.kill();
+            return Ok(());
+        }
         match self.process {
             Running::Keepalived(keepalived) => keepalived.terminate(),
             Running::Lb(daemon) => daemon.terminate().map(drop),
@@ -118,5 +154,28 @@ impl<'a> Router<'a> {
     /// SIGKILL to all of its processes at once: what they had set up stays as it is.
     pub fn kill(self) {
         kill_tree(self.pid());
+    }
+}
+
+impl Fault {
+    /// What a router with the fault is told instead of `setup`.
+    fn plant(self, mut setup: Setup) -> Setup {
+        for instance in &mut setup.instances {
+            match self {
+                Self::OtherPriority => instance.priority -= 1,
+                Self::OtherVrid => instance.vrid += 1,
+                Self::Slow => instance.interval *= 2,
+                Self::Preempts => instance.preempt = true,
+                Self::Impatient => instance.preempt_delay = Duration::ZERO,
+                Self::Quiet => instance.announcements = Some(1),
+                Self::Rude => {}
+                Self::Untracked => instance.track_scripts.clear(),
+                Self::Untold => {
+                    (instance.notify, instance.notify_states) = (None, None);
+                    instance.mail = false;
+                }
+            }
+        }
+        setup
     }
 }

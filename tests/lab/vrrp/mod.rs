@@ -21,7 +21,7 @@ mod tracking;
 
 use anyhow::{Context, Result};
 use harness::pair::{self, Pair};
-use harness::vrrp::router::Make;
+use harness::vrrp::router::{Fault, Make};
 
 /// What is asked of two routers.
 type Scenario = fn(&Pair, [Make; 2]) -> Result<()>;
@@ -63,19 +63,56 @@ const DAILY: [&str; 3] = [
     "wrong_adverts_change_nothing",
 ];
 
+/// Faults by the scenario that has to find them, at A and at B.
+const FAULTS: &[(&str, [Make; 2])] = &[
+    ("the_higher_priority_is_master_v3", [Make::Faulty(Fault::OtherPriority), OTHER]),
+    ("the_higher_priority_is_master_v3", [Make::Faulty(Fault::Slow), OTHER]),
+    ("the_higher_priority_is_master_v3", [Make::Faulty(Fault::Quiet), OTHER]),
+    ("the_higher_priority_is_master_v3", [OTHER, Make::Faulty(Fault::OtherVrid)]),
+    ("a_stop_hands_over_at_once", [Make::Faulty(Fault::Rude), OTHER]),
+    ("a_stop_hands_over_at_once", [OTHER, Make::Faulty(Fault::Quiet)]),
+    ("a_silent_death_is_taken_over_in_time", [Make::Faulty(Fault::Slow), OTHER]),
+    ("a_silent_death_is_taken_over_in_time", [OTHER, Make::Faulty(Fault::OtherVrid)]),
+    ("without_preemption_the_backup_stays", [Make::Faulty(Fault::Preempts), OTHER]),
+    ("preemption_waits_for_its_delay", [Make::Faulty(Fault::Impatient), OTHER]),
+    ("of_equal_priorities_the_higher_address_wins", [OTHER, Make::Faulty(Fault::OtherPriority)]),
+    ("a_split_brain_heals", [OTHER, Make::Faulty(Fault::OtherVrid)]),
+    ("wrong_adverts_change_nothing", [Make::Faulty(Fault::OtherVrid), OTHER]),
+    ("a_failing_script_moves_the_address", [Make::Faulty(Fault::Untracked), OTHER]),
+    ("a_failing_condition_is_a_fault", [Make::Faulty(Fault::Untracked), OTHER]),
+    ("a_group_moves_together", [Make::Faulty(Fault::Untracked), OTHER]),
+    ("transitions_are_told_in_order", [OTHER, Make::Faulty(Fault::Untold)]),
+    ("transitions_are_mailed", [OTHER, Make::Faulty(Fault::Untold)]),
+];
+const OTHER: Make = Make::Keepalived;
+
+#[test]
+fn planted_faults_are_found_out() {
+    for (name, makes) in FAULTS.iter().filter(|(name, _)| chosen(name)) {
+        let scenario = SCENARIOS.iter().find(|(other, _)| other == name);
+        let (_, scenario) = scenario.unwrap_or_else(|| panic!("no scenario {name}"));
+        let pair = Pair::new(0).unwrap_or_else(|error| panic!("no lab: {error:#}"));
+        match scenario(&pair, *makes) {
+            Ok(()) => panic!("{name} has not noticed {makes:?}"),
+            Err(error) => eprintln!("{name}, {makes:?}: {error:#}"),
+        }
+    }
+}
+
 #[test]
 fn what_is_asked_of_a_router_holds_between_two_keepalived() {
-    let wanted = std::env::var("LB_VRRP").ok();
-    for (name, scenario) in SCENARIOS {
-        let chosen = match wanted.as_deref() {
-            None => DAILY.contains(name),
-            Some("all") => true,
-            Some(text) => name.contains(text),
-        };
-        if chosen {
-            eprintln!("{name}");
-            run(name, *scenario, [Make::Keepalived; 2]);
-        }
+    for (name, scenario) in SCENARIOS.iter().filter(|(name, _)| chosen(name)) {
+        eprintln!("{name}");
+        run(name, *scenario, [Make::Keepalived; 2]);
+    }
+}
+
+/// Whether a scenario is to be run between two keepalived.
+fn chosen(name: &str) -> bool {
+    match std::env::var("LB_VRRP").ok().as_deref() {
+        None => DAILY.contains(&name),
+        Some("all") => true,
+        Some(text) => name.contains(text),
     }
 }
 

@@ -45,8 +45,8 @@ pub(crate) fn after_failover(
     let mut directors = Vec::new();
     for ((node, make), setup) in pair.nodes().into_iter().zip(makes).zip(setups(&instance())) {
         let forwards = match make {
-            Make::Keepalived => Some(Daemon::start(node, &config(scheduler))?),
             Make::Lb => None,
+            _ => Some(Daemon::start(node, &config(scheduler))?),
         };
         directors.push((Router::start_director(make, node, &setup, config(scheduler))?, forwards));
     }
