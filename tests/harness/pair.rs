@@ -15,13 +15,16 @@ use crate::fabric::{Turn, Wires, equip, prepare};
 use crate::frame::{Mac, mac_of};
 use crate::labdir::LabDir;
 use crate::netns::{Netns, end_processes_in};
+use crate::process::run;
 use crate::real_server;
 use crate::stub::Stub;
 use crate::topology::{Family, server_address};
 use anyhow::{Context, Result, anyhow};
 use nix::ifaddrs::getifaddrs;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Command;
 
 /// Addresses of this lab.
 pub mod address {
@@ -98,6 +101,20 @@ impl Node {
             Family::V4 => self.addresses[0].parse()?,
             Family::V6 => link_local(mac_of(&self.ns, INTERFACE)?).into(),
         })
+    }
+
+    /// Every process in its namespace with its command line.
+    ///
+    /// # Errors
+    /// When the namespace cannot be asked.
+    pub fn processes(&self) -> Result<Vec<(u32, String)>> {
+        let pids = run(Command::new("ip").args(["netns", "pids", self.ns.name()]))?;
+        let pids = pids.lines().filter_map(|line| line.trim().parse().ok());
+        let line = |pid: u32| {
+            let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            (pid, String::from_utf8_lossy(&bytes).replace('\0', " "))
+        };
+        Ok(pids.map(line).collect())
     }
 
     /// Takes an address away, whoever gave it; nothing happens when it is not there.

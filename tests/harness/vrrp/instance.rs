@@ -19,6 +19,8 @@ pub struct Setup {
     pub scripts: Vec<Script>,
     /// Instances that change together: name and members.
     pub groups: Vec<(String, Vec<String>)>,
+    /// How long virtual addresses are kept without a controller (lb only).
+    pub grace: Option<Duration>,
     /// Where mail about transitions goes: `ADDRESS:PORT`.
     pub mail: Option<String>,
 }
@@ -182,6 +184,9 @@ impl Setup {
             return text;
         }
         text.push_str("vrrp:\n");
+        if let Some(grace) = self.grace {
+            let _ = writeln!(text, "  controller_grace: {}ms", grace.as_millis());
+        }
         if !self.scripts.is_empty() {
             text.push_str("  scripts:\n");
         }

@@ -143,6 +143,16 @@ impl<'a> Router<'a> {
         }
     }
 
+    /// SIGKILL to its first process alone: keepalived's parent, or lb's controller. What it has
+    /// started may live on.
+    pub fn kill_first(self) {
+        match self.process {
+            // A parent that is killed takes its child along.
+            Running::Keepalived(keepalived) => drop(keepalived),
+            Running::Lb(daemon) => daemon.kill(),
+        }
+    }
+
     /// Stops every process of it where it stands (SIGSTOP): the kernel goes on, nobody decides.
     ///
     /// # Errors

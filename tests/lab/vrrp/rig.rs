@@ -3,7 +3,7 @@
 //! Must not know: the product.
 
 use crate::vrrp::stage::{VIP, in_time, instance, owns, setups, start, stays};
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 use harness::pair;
 use harness::probe::{self, Probe};
 use harness::vrrp::capture::{Capture, now};
@@ -62,7 +62,13 @@ fn a_dead_router_says_nothing() {
         let capture = Capture::start(pair)?;
         let [a, b] = start(pair, BOTH, &setups(&instance()))?;
         let since = now();
+        let runs = || -> Result<usize> {
+            let all = pair.a.processes()?;
+            Ok(all.iter().filter(|(_, line)| line.starts_with("keepalived")).count())
+        };
+        ensure!(runs()? == 2, "keepalived is a parent and a child: {:?}", pair.a.processes()?);
         a.kill();
+        ensure!(runs()? == 0, "not all of it is dead: {:?}", pair.a.processes()?);
         // The pitfall: killed the wrong way, keepalived says goodbye and gives the address back.
         eventually(seconds(2), "B takes over", || pair.b.holds(VIP))?;
         let adverts = capture.adverts(&pair.a, since)?;
