@@ -160,7 +160,7 @@ fn in_pair(
         Ok(probe.window()?.answered("B") >= 50)
     })?;
     if event == Event::Freeze {
-        a.take().context("A runs")?.kill();
+        a.take().context("A runs")?.kill()?;
         idle(millis(200))?;
     }
     let window = probe.window()?;

@@ -19,11 +19,13 @@ use crate::process::run;
 use crate::real_server;
 use crate::stub::Stub;
 use crate::topology::{Family, server_address};
+use crate::wait::{eventually, seconds};
 use anyhow::{Context, Result, anyhow};
 use nix::ifaddrs::getifaddrs;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::Path;
 use std::process::Command;
 
 /// Addresses of this lab.
@@ -115,6 +117,17 @@ impl Node {
             (pid, String::from_utf8_lossy(&bytes).replace('\0', " "))
         };
         Ok(pids.map(line).collect())
+    }
+
+    /// Those of its processes that run the program at `path`.
+    ///
+    /// # Errors
+    /// As [`Self::processes`].
+    pub fn pids_of(&self, path: &Path) -> Result<Vec<u32>> {
+        let pids = self.processes()?.into_iter().map(|(pid, _)| pid);
+        let runs =
+            |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == path);
+        Ok(pids.filter(runs).collect())
     }
 
     /// Takes an address away, whoever gave it; nothing happens when it is not there.
@@ -221,7 +234,10 @@ impl Pair {
     /// When the port or the bridge refuses.
     pub fn mend(&self, node: &Node) -> Result<()> {
         self.fabric.ip(&format!("link set {} up\n", node.port))?;
-        self.bridge_port(node, "state 3")
+        // The bridge has no use for a port until its carrier is back.
+        eventually(seconds(2), &format!("the port of {} forwards", node.name), || {
+            self.bridge_port(node, "state 3").map(|()| true)
+        })
     }
 
     /// The switch forgets how to flood multicast between the nodes; all else passes. ARP is

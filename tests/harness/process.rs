@@ -189,25 +189,23 @@ pub fn tree(pid: u32) -> Vec<u32> {
     found
 }
 
-/// SIGSTOP to a process and all that it has started; gives their pids.
+/// SIGSTOP to all of them.
 ///
 /// # Errors
 /// When one cannot be stopped.
-pub fn freeze_tree(pid: u32) -> Result<Vec<u32>> {
-    let pids = tree(pid);
-    for pid in &pids {
+pub fn freeze(pids: &[u32]) -> Result<()> {
+    for pid in pids {
         let signal = Signal::SIGSTOP;
         kill(Pid::from_raw(pid.cast_signed()), signal).with_context(|| format!("stop {pid}"))?;
     }
-    Ok(pids)
+    Ok(())
 }
 
-/// SIGKILL to a process and all that it has started, none of which gets to see another's end.
-pub fn kill_tree(pid: u32) {
-    // Those that have ended already are no fault.
-    let pids = tree(pid);
+/// SIGKILL to all of them, none of which gets to see another's end.
+pub fn kill_all(pids: &[u32]) {
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
         for pid in pids.iter().rev() {
+            // Those that have ended already are no fault.
             let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
         }
     }
@@ -217,7 +215,7 @@ pub fn kill_tree(pid: u32) {
 pub fn end_tree(child: &mut Child) {
     // The pid of a child that was reaped may be another's by now.
     if matches!(child.try_wait(), Ok(None)) {
-        kill_tree(child.id());
+        kill_all(&tree(child.id()));
     }
     end(child);
 }

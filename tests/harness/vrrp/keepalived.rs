@@ -1,7 +1,7 @@
 //! Debian's keepalived on a node: the other make, and the floor.
 //!
 //! keepalived is a parent with a VRRP child. A parent that is killed makes its child say goodbye,
-//! so a crash is of both: [`crate::process::kill_tree`] stops all before it kills the first.
+//! so a crash is of both: [`crate::process::kill_all`] stops all before it kills the first.
 //!
 //! Must not know: the product.
 

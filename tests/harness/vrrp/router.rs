@@ -5,7 +5,8 @@
 use crate::config::Config;
 use crate::daemon::Daemon;
 use crate::pair::{INTERFACE, Node};
-use crate::process::{freeze_tree, kill_tree};
+use crate::process::{freeze, kill_all, tree};
+use crate::programs;
 use crate::vrrp::instance::Setup;
 use crate::vrrp::keepalived::Keepalived;
 use anyhow::Result;
@@ -134,8 +135,7 @@ impl<'a> Router<'a> {
     /// When it does not end.
     pub fn stop(self) -> Result<()> {
         if self.rude {
-            self.kill();
-            return Ok(());
+            return self.kill();
         }
         match self.process {
             Running::Keepalived(keepalived) => keepalived.terminate(),
@@ -158,12 +158,24 @@ impl<'a> Router<'a> {
     /// # Errors
     /// When a process cannot be stopped.
     pub fn freeze(&self) -> Result<()> {
-        freeze_tree(self.pid()).map(drop)
+        freeze(&self.pids()?)
     }
 
     /// SIGKILL to all of its processes at once: what they had set up stays as it is.
-    pub fn kill(self) {
-        kill_tree(self.pid());
+    ///
+    /// # Errors
+    /// When they cannot be found.
+    pub fn kill(self) -> Result<()> {
+        kill_all(&self.pids()?);
+        Ok(())
+    }
+
+    /// Every process of it, whoever is whose child.
+    fn pids(&self) -> Result<Vec<u32>> {
+        match &self.process {
+            Running::Keepalived(keepalived) => Ok(tree(keepalived.pid())),
+            Running::Lb(_) => self.node.pids_of(&programs::lb()?),
+        }
     }
 }
 

@@ -94,7 +94,7 @@ pub(crate) fn frozen(pair: &Pair, makes: [Make; 2]) -> Result<()> {
     let (first, down) = (first_of(&capture, &pair.b, before)?, instance().down_interval());
     in_time("the take-over", between(before, first.at), seconds(0), down)?;
     client_asks(pair, &pair.b, VIP)?;
-    a.kill();
+    a.kill()?;
     ensure!(pair.a.holds(VIP)?, "who took the address from a dead node?");
     let _a = harness::vrrp::router::Router::start(makes[0], &pair.a, &setups[0])?;
     owns(&pair.a, &pair.b, VIP)?;

@@ -67,7 +67,7 @@ fn a_dead_router_says_nothing() {
             Ok(all.iter().filter(|(_, line)| line.starts_with("keepalived")).count())
         };
         ensure!(runs()? == 2, "keepalived is a parent and a child: {:?}", pair.a.processes()?);
-        a.kill();
+        a.kill()?;
         ensure!(runs()? == 0, "not all of it is dead: {:?}", pair.a.processes()?);
         // The pitfall: killed the wrong way, keepalived says goodbye and gives the address back.
         eventually(seconds(2), "B takes over", || pair.b.holds(VIP))?;

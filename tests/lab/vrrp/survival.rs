@@ -10,6 +10,7 @@ use harness::config::{Config, RealServer, Service};
 use harness::daemon::Daemon;
 use harness::pair::{self, INTERFACE, Pair};
 use harness::peer::{self, Held, Holder};
+use harness::programs;
 use harness::topology::{Family, endpoint, server_address};
 use harness::vrrp::router::{Make, Router};
 
@@ -49,6 +50,9 @@ pub(crate) fn after_failover(
             _ => Some(Daemon::start(node, &config(scheduler))?),
         };
         directors.push((Router::start_director(make, node, &setup, config(scheduler))?, forwards));
+    }
+    for node in pair.nodes() {
+        ensure!(!node.pids_of(&programs::lb()?)?.is_empty(), "no lb forwards on {}", node.name);
     }
     owns(&pair.a, &pair.b, VIP)?;
     client_knows(pair, VIP)?;
