@@ -2,15 +2,16 @@
 //!
 //! Must not know: makes.
 
-use crate::vrrp::stage::{VIP, owns, setups, stays};
+use crate::vrrp::stage::{VIP, instance, owns, setups, stays};
 use anyhow::{Context, Result, ensure};
 use harness::frame::mac_of;
 use harness::pair::{INTERFACE, Node, Pair, address};
 use harness::topology::Family;
 use harness::vrrp::capture::{Capture, Heard, now};
-use harness::vrrp::instance::Instance;
+use harness::vrrp::instance::{Instance, Setup};
 use harness::vrrp::packet::{Advert, Checksum, Said};
 use harness::vrrp::router::{Make, Router};
+use harness::wait::{eventually, millis, seconds};
 use std::net::IpAddr;
 
 pub(crate) fn version2(pair: &Pair, makes: [Make; 2]) -> Result<()> {
@@ -36,6 +37,20 @@ pub(crate) fn unicast(pair: &Pair, makes: [Make; 2]) -> Result<()> {
     };
     let (a, b) = (address::A[0], address::B[0]);
     elected(pair, makes, [of(a, b), of(b, a)])
+}
+
+/// RFC 9568 section 6.4.2: a backup waits as long as its master's interval asks for.
+pub(crate) fn other_interval(pair: &Pair, [a, b]: [Make; 2]) -> Result<()> {
+    let capture = Capture::start(pair)?;
+    let slow = instance().priority(150).every(millis(500));
+    let _a = Router::start(a, &pair.a, &Setup::one(slow.clone()))?;
+    eventually(seconds(5), "A is master", || pair.a.holds(VIP))?;
+    // Its own interval is 100 ms, and after 360 ms of silence it would take over.
+    let _b = Router::start(b, &pair.b, &Setup::one(instance()))?;
+    // Before it has heard A for the first time it may.
+    capture.wait_advert(&pair.a, now(), seconds(2), "its next", |_| true)?;
+    owns(&pair.a, &pair.b, VIP)?;
+    stays(&capture, [&pair.a, &pair.b], VIP, slow.interval * 5)
 }
 
 fn elected(pair: &Pair, makes: [Make; 2], [a, b]: [Instance; 2]) -> Result<()> {
