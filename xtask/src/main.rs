@@ -43,6 +43,7 @@ fn run(mut args: Vec<String>) -> Result<()> {
         ["build"] => build::build(install),
         ["demo", rest @ ..] => build::demo(install, rest),
         ["bench", "packet", rest @ ..] => build::bench_packet(install, rest),
+        ["bench", "failover", rest @ ..] => build::bench_failover(install, rest),
         ["sim", "vrrp", rest @ ..] => sim::vrrp(install, rest),
         ["test", "--pure", rest @ ..] => test::pure(install, rest),
         ["test", rest @ ..] => test::all(install, rest),
@@ -69,6 +70,7 @@ Usage: cargo xtask COMMAND [--no-install]
   tidy            checks the layers, file heads, lengths and other rules of the sources
   ci              formatting, lints, tidy, docs, dependencies, then all tests (root)
   bench packet    cost per packet of the XDP program beside two floors of the same run (root)
+  bench failover  how long a client is without an answer when a master goes, beside keepalived (root)
   help            this text
 
 Missing system packages are installed with apt-get, saying which and why. With --no-install
