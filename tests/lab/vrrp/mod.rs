@@ -7,11 +7,14 @@
 //!
 //! Must not know: how a router works.
 
+mod crash;
 mod election;
 mod handover;
 mod intruder;
+mod lb;
 mod preemption;
 mod rig;
+mod service;
 mod split;
 mod stage;
 mod strain;

@@ -23,6 +23,15 @@ fn a_thousand_connections_survive_a_failover_with_mh() {
     });
 }
 
+#[test]
+fn a_thousand_connections_survive_a_failover_of_lb() {
+    pair::scenario(SERVERS, |pair| {
+        let held = after_failover(pair, [Make::Lb; 2], "mh", 1000)?;
+        ensure!(held.open == 1000, "{held:?}");
+        held.unbroken().map(drop)
+    });
+}
+
 /// The oracle: where the second director does not know the first one's choice, they break.
 #[test]
 fn connections_of_a_round_robin_break_at_a_failover() {
