@@ -4,7 +4,7 @@
 //! its lab. Clients print one JSON document. Every wait has a deadline. One file per family:
 //! `http` (server, counting client, load), `site` (what health checks ask), `smtp` and `smtp_sink` (mail), `copy` (TCP and UDP
 //! transfers compared by SHA-256), `hold` (thousands of connections opened and closed on command), `echo` (UDP), `fragments` (UDP
-//! datagrams in IP fragments), `probe` (questions at a steady rate), `mail` (a mail server).
+//! datagrams in IP fragments), `probe` (questions at a steady rate).
 //!
 //! Must not know: the product.
 
