@@ -93,6 +93,8 @@ impl Line {
         if !is_open {
             tracing::warn!("the controller is gone");
             self.controller = None;
+            // It was there until now.
+            self.last_heard = now;
         }
         requests
     }
