@@ -61,6 +61,8 @@ pub struct Instance {
     pub excluded: Vec<String>,
     /// Own address and peer.
     pub unicast: Option<(String, String)>,
+    /// Whether the addresses have the MAC address of their virtual router (lb only).
+    pub virtual_mac: bool,
     /// Announcements of each address, once; the make's own default when absent.
     pub announcements: Option<u32>,
     /// Tracked scripts by name.
@@ -90,6 +92,7 @@ impl Instance {
             addresses: addresses.iter().map(ToString::to_string).collect(),
             excluded: Vec::new(),
             unicast: None,
+            virtual_mac: false,
             announcements: None,
             track_scripts: Vec::new(),
             track_services: Vec::new(),
@@ -286,6 +289,9 @@ impl Instance {
         line(format!("addresses: {}", list(&self.addresses)));
         if !self.excluded.is_empty() {
             line(format!("addresses_excluded: {}", list(&self.excluded)));
+        }
+        if self.virtual_mac {
+            line("virtual_mac: true".into());
         }
         if let Some(count) = self.announcements {
             line(format!("garp: {{count: {count}, delay: 0s}}"));

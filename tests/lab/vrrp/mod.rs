@@ -7,6 +7,7 @@
 //!
 //! Must not know: how a router works.
 
+mod control;
 mod crash;
 mod election;
 mod handover;
