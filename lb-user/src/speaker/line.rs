@@ -58,6 +58,11 @@ impl Line {
         self.last_heard
     }
 
+    /// Whether a controller is connected.
+    pub(super) fn is_connected(&self) -> bool {
+        self.controller.is_some()
+    }
+
     /// Adds what is to be waited for.
     pub(super) fn wait_for<'a>(&'a self, waited: &mut Vec<PollFd<'a>>) {
         waited.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
