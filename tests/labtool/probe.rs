@@ -3,7 +3,8 @@
 //! `probe` sends a numbered datagram every `--every-us` and writes down who answered which. A line
 //! `mark` on stdin begins a new window, `report` tells of it. A gap is the time between the sending
 //! of two questions in a row that were answered, so an answer that is late counts for the time of
-//! its question. `probe-server` answers with its name.
+//! its question. One that is later than [`LATE`] is none: a router that waits for its neighbour
+//! keeps questions and passes them on when the address is somewhere else. `probe-server` answers with its name.
 //!
 //! Must not know: what happens meanwhile.
 
@@ -64,6 +65,9 @@ struct Probe {
     mark: Instant,
 }
 
+/// After which nobody waits for an answer any more.
+const LATE: Duration = Duration::from_millis(50);
+
 struct Question {
     sent: Instant,
     by: Option<String>,
@@ -106,7 +110,8 @@ impl Probe {
                 continue;
             };
             let index = u32::from_be_bytes(*number) as usize;
-            if let Some(question) = self.asked.get_mut(index) {
+            let question = self.asked.get_mut(index);
+            if let Some(question) = question.filter(|question| question.sent.elapsed() < LATE) {
                 question.by.get_or_insert_with(|| String::from_utf8_lossy(name).into_owned());
             }
         }

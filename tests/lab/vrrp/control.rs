@@ -237,6 +237,32 @@ fn the_owner_of_the_addresses_is_master_at_once() {
     });
 }
 
+/// A node that does not forward must not be master, whatever its priority.
+#[test]
+fn a_node_whose_program_is_taken_off_gives_way() {
+    pair::scenario(0, |pair| {
+        let capture = Capture::start(pair)?;
+        let [a, _b] = start(pair, [Lb, Keepalived], &setups(&instance()))?;
+        let since = now();
+        let pin = program_link(&pair.a)?;
+        pair.a.ns.run(&format!("bpftool link detach pinned {pin}"))?;
+        capture.wait_advert(&pair.a, since, seconds(1), "a goodbye", is_goodbye)?;
+        owns(&pair.b, &pair.a, VIP)?;
+        let told = vrrp(lb(&a)?)?;
+        ensure!(told["state"] == "fault" && told["reasons"][0]["effect"] == "fault", "{told}");
+        Ok(())
+    });
+}
+
+/// The pin of the link that holds the XDP program on the node's interface.
+fn program_link(node: &Node) -> Result<String> {
+    let map = daemon::pinned(node, "config")?;
+    let beside = std::fs::read_dir(map.parent().context("a folder")?)?;
+    let mut pins = beside.flatten().map(|entry| entry.path().display().to_string());
+    let is_link = |pin: &String| pin.contains("/link-") && pin.ends_with(INTERFACE);
+    pins.find(is_link).context("no pinned link of the interface")
+}
+
 /// The virtual MAC address of VRID 51 (RFC 9568 section 7.3).
 const MAC: &str = "00:00:5e:00:01:33";
 const MAC_BYTES: [u8; 6] = [0, 0, 0x5e, 0, 1, 51];
