@@ -3,6 +3,7 @@
 //!
 //! Must not know: the election, sockets, packets.
 
+mod filters;
 mod speech;
 
 use std::collections::BTreeSet;
@@ -22,6 +23,8 @@ use crate::plan::VirtualMac;
 use crate::speaker::client::{self, Client};
 use crate::speaker::protocol::{Entered, Report, Request as Say, Status};
 use crate::track::{ScriptChanged, Tracker};
+use filters::Filters;
+pub(super) use filters::FiltersFound;
 use speech::Known;
 
 /// What the controller has of VRRP.
@@ -39,6 +42,8 @@ pub(super) struct Vrrp {
     has_told: bool,
     /// All instances as the speaker told last.
     statuses: Vec<Status>,
+    /// What drops adverts on this host.
+    pub(super) filters: Filters,
     /// Those who asked for a resignation, in the order of their answers.
     resigning: Vec<(String, Request)>,
     /// Whether the last heartbeat was written.
@@ -56,6 +61,7 @@ impl Vrrp {
             configuring: 0,
             has_told: false,
             statuses: Vec::new(),
+            filters: Filters::default(),
             resigning: Vec::new(),
             has_beaten: false,
         }
@@ -186,6 +192,7 @@ impl Controller {
                 self.vrrp.is_up = false;
                 self.vrrp.configuring = 0;
                 self.vrrp.statuses.clear();
+                self.follow_filters();
                 for (_, request) in std::mem::take(&mut self.vrrp.resigning) {
                     request.answer(Err(Refusal::new(RefusalKind::Failed, "the speaker is gone")));
                 }
@@ -196,6 +203,7 @@ impl Controller {
                     self.change();
                 }
                 self.vrrp.statuses = statuses;
+                self.follow_filters();
                 return;
             }
             client::Event::Said(Report::Entered(entered)) => self.entered(&entered),
@@ -203,6 +211,12 @@ impl Controller {
             client::Event::Said(Report::Hello { .. }) => {}
         }
         self.change();
+    }
+
+    /// Looks for what drops the adverts of instances that say that something does.
+    fn follow_filters(&mut self) {
+        let vrrp = &mut self.vrrp;
+        vrrp.filters.follow(&self.start.director, &vrrp.statuses, &self.events);
     }
 
     /// Tells whoever is to be told of a transition.
@@ -307,8 +321,10 @@ impl Controller {
     /// All instances as they are.
     pub(super) fn vrrp_instances(&self) -> Vec<VrrpInstance> {
         let director: &Director = &self.start.director;
-        let document =
-            |instance| speech::document(director, instance, self.vrrp.status(&instance.name));
+        let document = |instance: &crate::model::VrrpInstance| VrrpInstance {
+            filters: self.vrrp.filters.rules(&instance.name),
+            ..speech::document(director, instance, self.vrrp.status(&instance.name))
+        };
         director.vrrp.instances.iter().map(document).collect()
     }
 
