@@ -3,6 +3,7 @@
 //! Must not know: how the product reads them; only the reference's keys are written.
 
 use crate::topology::endpoint;
+use crate::vrrp::instance::Setup;
 use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::Path;
@@ -22,6 +23,8 @@ pub struct Config {
     pub addresses: Vec<String>,
     /// `virtual_services`.
     pub services: Vec<Service>,
+    /// `vrrp` and `notifications`; absent without instances.
+    pub vrrp: Setup,
 }
 
 /// One entry of `virtual_services`.
@@ -183,6 +186,7 @@ impl Config {
             text.push_str("virtual_services:\n");
             self.services.iter().for_each(|service| service.write(&mut text));
         }
+        text.push_str(&self.vrrp.yaml());
         let _ = writeln!(text, "admin:\n  socket: {}", socket.display());
         text
     }

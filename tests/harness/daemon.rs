@@ -1,15 +1,16 @@
-//! `lb run` in the lab's director, and the command line that speaks to it.
+//! `lb run` on a director of the lab, and the command line that speaks to it.
 //!
 //! [`Daemon::start`] writes the file, starts the binary and waits for `ready`. Every daemon of a
-//! lab uses the same pin path, admin socket and file, as the same host would, so one that was
+//! host uses the same pin path, admin socket and file, as the same host would, so one that was
 //! killed can be started again. Logs go to a file that a failed scenario prints.
 //!
 //! Must not know: the product's internals.
 
 use crate::config::Config;
-use crate::process::{end, run};
+use crate::labdir::LabDir;
+use crate::netns::Netns;
+use crate::process::{end, end_tree, run};
 use crate::programs;
-use crate::topology::Lab;
 use crate::wait::{eventually, seconds};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -22,9 +23,17 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+/// A host that `lb` runs on.
+pub trait Director: Sync {
+    /// Its namespace.
+    fn ns(&self) -> &Netns;
+    /// Its folder: file, admin socket, logs and pins.
+    fn dir(&self) -> &LabDir;
+}
+
 /// A running `lb run`; killed when dropped.
 pub struct Daemon<'a> {
-    lab: &'a Lab,
+    host: &'a dyn Director,
     child: Child,
     log: PathBuf,
 }
@@ -43,13 +52,13 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// The paths of `lab`.
-    pub fn of(lab: &Lab) -> Self {
-        let dir = lab.dir.path();
+    /// The paths of `host`.
+    pub fn of(host: &dyn Director) -> Self {
+        let dir = host.dir().path();
         Self {
             config: dir.join("lb.yaml"),
             socket: dir.join("admin.sock"),
-            pins: lab.dir.bpffs().join("lb"),
+            pins: host.dir().bpffs().join("lb"),
             trusted: dir.join("trusted.pem"),
         }
     }
@@ -59,8 +68,8 @@ impl Paths {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write(lab: &Lab, config: &Config) -> Result<String> {
-    let paths = Paths::of(lab);
+pub fn write(host: &dyn Director, config: &Config) -> Result<String> {
+    let paths = Paths::of(host);
     let text = config.yaml(&paths.pins, &paths.socket);
     fs::write(&paths.config, &text).context("write the configuration")?;
     Ok(text)
@@ -70,9 +79,9 @@ pub fn write(lab: &Lab, config: &Config) -> Result<String> {
 ///
 /// # Errors
 /// When the binary is missing or cannot be started. A bad exit code is for the caller.
-pub fn lb(lab: &Lab, args: &[&str]) -> Result<Output> {
-    let mut command = lab.director.command(programs::lb()?);
-    command.env("LB_SOCKET", Paths::of(lab).socket).args(args);
+pub fn lb(host: &dyn Director, args: &[&str]) -> Result<Output> {
+    let mut command = host.ns().command(programs::lb()?);
+    command.env("LB_SOCKET", Paths::of(host).socket).args(args);
     command.output().with_context(|| format!("start lb {}", args.join(" ")))
 }
 
@@ -80,8 +89,8 @@ pub fn lb(lab: &Lab, args: &[&str]) -> Result<Output> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write_as(lab: &Lab, name: &str, config: &Config, pins: &Path) -> Result<PathBuf> {
-    let path = lab.dir.path().join(name);
+pub fn write_as(host: &dyn Director, name: &str, config: &Config, pins: &Path) -> Result<PathBuf> {
+    let path = host.dir().path().join(name);
     fs::write(&path, config.yaml(pins, &path.with_extension("sock"))).context("write a file")?;
     Ok(path)
 }
@@ -90,9 +99,9 @@ pub fn write_as(lab: &Lab, name: &str, config: &Config, pins: &Path) -> Result<P
 ///
 /// # Errors
 /// When it does not exit with 0.
-pub fn detach(lab: &Lab) -> Result<()> {
-    let pins = Paths::of(lab).pins;
-    let output = lb(lab, &["detach", "--pin-path", pins.to_str().context("the path is text")?])?;
+pub fn detach(host: &dyn Director) -> Result<()> {
+    let pins = Paths::of(host).pins;
+    let output = lb(host, &["detach", "--pin-path", pins.to_str().context("the path is text")?])?;
     if !output.status.success() {
         bail!("lb detach: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -103,8 +112,8 @@ pub fn detach(lab: &Lab) -> Result<()> {
 ///
 /// # Errors
 /// When it still runs after ten seconds.
-pub fn refused(lab: &Lab, command: &mut Command) -> Result<(ExitStatus, String)> {
-    let log = next_log(lab);
+pub fn refused(host: &dyn Director, command: &mut Command) -> Result<(ExitStatus, String)> {
+    let log = next_log(host);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?);
     let mut child = command.spawn().context("start lb")?;
     let ended = eventually(seconds(10), "lb refuses to run", || Ok(child.try_wait()?));
@@ -116,9 +125,9 @@ pub fn refused(lab: &Lab, command: &mut Command) -> Result<(ExitStatus, String)>
 ///
 /// # Errors
 /// When the binary is missing.
-pub fn run_command(lab: &Lab, config: &Path) -> Result<Command> {
-    let mut command = lab.director.command(programs::lb()?);
-    command.env("SSL_CERT_FILE", Paths::of(lab).trusted);
+pub fn run_command(host: &dyn Director, config: &Path) -> Result<Command> {
+    let mut command = host.ns().command(programs::lb()?);
+    command.env("SSL_CERT_FILE", Paths::of(host).trusted);
     command.arg("run").arg("--config").arg(config).process_group(0);
     Ok(command)
 }
@@ -128,24 +137,24 @@ impl<'a> Daemon<'a> {
     ///
     /// # Errors
     /// When it ends, or is not ready within fifteen seconds.
-    pub fn start(lab: &'a Lab, config: &Config) -> Result<Self> {
-        write(lab, config)?;
-        Self::start_again(lab)
+    pub fn start(host: &'a dyn Director, config: &Config) -> Result<Self> {
+        write(host, config)?;
+        Self::start_again(host)
     }
 
     /// Starts a daemon with the file as it is.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_again(lab: &'a Lab) -> Result<Self> {
-        let log = next_log(lab);
-        let child = run_command(lab, &Paths::of(lab).config)?
+    pub fn start_again(host: &'a dyn Director) -> Result<Self> {
+        let log = next_log(host);
+        let child = run_command(host, &Paths::of(host).config)?
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log)?)
             .spawn()
             .context("start lb run")?;
-        let mut daemon = Self { lab, child, log };
+        let mut daemon = Self { host, child, log };
         daemon.wait_ready()?;
         Ok(daemon)
     }
@@ -189,7 +198,7 @@ impl<'a> Daemon<'a> {
     /// # Errors
     /// When it does not exit with 0.
     pub fn text(&self, args: &[&str]) -> Result<String> {
-        let output = lb(self.lab, args)?;
+        let output = lb(self.host, args)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             bail!("lb {}: {}: {}", args.join(" "), output.status, said.trim());
@@ -202,7 +211,7 @@ impl<'a> Daemon<'a> {
     /// # Errors
     /// When the reload is refused.
     pub fn reload(&self, config: &Config) -> Result<()> {
-        write(self.lab, config)?;
+        write(self.host, config)?;
         self.text(&["reload"]).map(drop)
     }
 
@@ -211,8 +220,8 @@ impl<'a> Daemon<'a> {
     /// # Errors
     /// When the file is accepted, or the exit code is not 1.
     pub fn reload_refused(&self, text: &str) -> Result<String> {
-        fs::write(Paths::of(self.lab).config, text)?;
-        let output = lb(self.lab, &["reload"])?;
+        fs::write(Paths::of(self.host).config, text)?;
+        let output = lb(self.host, &["reload"])?;
         ensure!(output.status.code() == Some(1), "lb reload: {}", output.status);
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
@@ -295,7 +304,7 @@ impl<'a> Daemon<'a> {
 
 impl Drop for Daemon<'_> {
     fn drop(&mut self) {
-        end(&mut self.child);
+        end_tree(&mut self.child);
     }
 }
 
@@ -335,8 +344,8 @@ pub fn number(object: &Value, key: &str) -> Result<u64> {
 ///
 /// # Errors
 /// When there is no such pin, or bpftool fails.
-pub fn dump_map(lab: &Lab, name: &str) -> Result<String> {
-    let path = pinned(lab, name)?;
+pub fn dump_map(host: &dyn Director, name: &str) -> Result<String> {
+    let path = pinned(host, name)?;
     run(Command::new("bpftool").args(["map", "dump", "pinned"]).arg(path))
 }
 
@@ -344,8 +353,8 @@ pub fn dump_map(lab: &Lab, name: &str) -> Result<String> {
 ///
 /// # Errors
 /// When there is none.
-pub fn pinned(lab: &Lab, name: &str) -> Result<PathBuf> {
-    let pins = Paths::of(lab).pins;
+pub fn pinned(host: &dyn Director, name: &str) -> Result<PathBuf> {
+    let pins = Paths::of(host).pins;
     let versions = fs::read_dir(&pins).with_context(|| format!("read {}", pins.display()))?;
     versions
         .flatten()
@@ -359,8 +368,8 @@ fn says_ready(line: &str) -> bool {
     line.trim_end().ends_with("ready") || line.contains("\"ready\"") || line.contains(" ready ")
 }
 
-fn next_log(lab: &Lab) -> PathBuf {
+fn next_log(host: &dyn Director) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    lab.dir.path().join(format!("lb-{n:03}.log"))
+    host.dir().path().join(format!("lb-{n:03}.log"))
 }

@@ -208,6 +208,75 @@ fn packet_socket(interface: &str) -> Result<OwnedFd> {
     Ok(socket)
 }
 
+/// A packet socket as above that keeps nothing but what VRRP routers say: VRRP, ARP and ICMPv6.
+///
+/// # Errors
+/// When the interface does not exist or the socket is refused.
+pub(crate) fn announcement_socket(interface: &str) -> Result<OwnedFd> {
+    // Classic BPF over the frame: jumps count instructions from the next one on.
+    let code = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
+        code: u16::try_from(code).unwrap_or(0),
+        jt,
+        jf,
+        k,
+    };
+    let (half, byte) =
+        (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, libc::BPF_LD | libc::BPF_B | libc::BPF_ABS);
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let mut filter = [
+        code(half, 0, 0, 12),
+        code(equal, 7, 0, 0x0806),
+        code(equal, 0, 2, 0x0800),
+        code(byte, 0, 0, 14 + 9),
+        code(equal, 4, 5, 112),
+        code(equal, 0, 4, 0x86dd),
+        code(byte, 0, 0, 14 + 6),
+        code(equal, 1, 0, 112),
+        code(equal, 0, 1, 58),
+        code(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        code(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let socket = packet_socket(interface)?;
+    // SAFETY: the program and the filter that it points to are live for the call; the size is its.
+    let attached = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            size_of_val(&program) as libc::socklen_t,
+        )
+    };
+    if attached < 0 {
+        return Err(io::Error::last_os_error()).context("attach a filter to the packet socket");
+    }
+    Ok(socket)
+}
+
+/// Frames that the kernel had no room for in a packet socket, since the last question.
+///
+/// # Errors
+/// When the kernel does not say.
+pub(crate) fn lost_frames(socket: &OwnedFd) -> Result<u32> {
+    let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut size = size_of_val(&stats) as libc::socklen_t;
+    // SAFETY: the structure is live for the call, and `size` is its size.
+    let asked = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut stats).cast(),
+            &raw mut size,
+        )
+    };
+    if asked < 0 {
+        return Err(io::Error::last_os_error()).context("ask for lost frames");
+    }
+    Ok(stats.tp_drops)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -42,6 +42,25 @@ impl LabDir {
         &self.path
     }
 
+    /// Prints the end of every log in it, for a scenario that failed.
+    pub fn print_logs(&self) {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let mut logs: Vec<PathBuf> = entries
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+            .collect();
+        logs.sort();
+        for path in logs {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let hidden = lines.len().saturating_sub(SHOWN_LOG_LINES);
+            eprintln!("--- {} ({hidden} lines before)", path.display());
+            for line in &lines[hidden..] {
+                eprintln!("{line}");
+            }
+        }
+    }
+
     /// Where its bpffs is mounted.
     pub fn bpffs(&self) -> PathBuf {
         self.path.join(BPFFS)
@@ -70,4 +89,5 @@ fn remove(path: &Path) {
     }
 }
 
+const SHOWN_LOG_LINES: usize = 80;
 const BPFFS: &str = "bpf";

@@ -169,8 +169,8 @@ fn sweep() {
     labdir::sweep();
 }
 
-/// Only a harness starts processes in a namespace of this name, and that harness is gone.
-fn end_processes_in(name: &str) {
+/// Only a harness starts processes in a namespace of this name, and it has no use for them.
+pub(crate) fn end_processes_in(name: &str) {
     let pids = run(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
     for pid in pids.lines().filter_map(|line| line.trim().parse().ok()) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);

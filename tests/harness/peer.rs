@@ -9,6 +9,7 @@ use crate::programs;
 use crate::wait::{eventually, millis, seconds};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -375,7 +376,18 @@ impl Holder {
     /// # Errors
     /// When the client cannot run.
     pub fn start(ns: &Netns, endpoint: &str) -> Result<Self> {
-        Ok(Self(Tool::serve(ns, &["hold", "--to", endpoint])?))
+        Self::start_from(ns, endpoint, &[])
+    }
+
+    /// The same from these addresses by turns.
+    ///
+    /// # Errors
+    /// When the client cannot run.
+    pub fn start_from(ns: &Netns, endpoint: &str, sources: &[IpAddr]) -> Result<Self> {
+        let sources: Vec<String> = sources.iter().map(ToString::to_string).collect();
+        let from = sources.iter().flat_map(|source| ["--from", source]);
+        let args: Vec<&str> = ["hold", "--to", endpoint].into_iter().chain(from).collect();
+        Ok(Self(Tool::serve(ns, &args)?))
     }
 
     /// Opens `n` more, 2,000 in all at most; each has echoed.

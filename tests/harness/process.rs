@@ -10,7 +10,10 @@ use crate::netns::Netns;
 use crate::programs;
 use crate::wait::{eventually, millis};
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -169,6 +172,52 @@ impl Drop for Tool {
     fn drop(&mut self) {
         end(&mut self.child);
     }
+}
+
+/// A process and all that it has started, parents first.
+pub fn tree(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = found.get(next) {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let children = tasks.map(|task| fs::read_to_string(task.path().join("children")));
+        let words: Vec<String> = children.map(Result::unwrap_or_default).collect();
+        let pids = words.iter().flat_map(|line| line.split_whitespace());
+        found.extend(pids.filter_map(|word| word.parse::<u32>().ok()));
+        next += 1;
+    }
+    found
+}
+
+/// SIGSTOP to all of them.
+///
+/// # Errors
+/// When one cannot be stopped.
+pub fn freeze(pids: &[u32]) -> Result<()> {
+    for pid in pids {
+        let signal = Signal::SIGSTOP;
+        kill(Pid::from_raw(pid.cast_signed()), signal).with_context(|| format!("stop {pid}"))?;
+    }
+    Ok(())
+}
+
+/// SIGKILL to all of them, none of which gets to see another's end.
+pub fn kill_all(pids: &[u32]) {
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for pid in pids.iter().rev() {
+            // Those that have ended already are no fault.
+            let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+        }
+    }
+}
+
+/// Kills a child with all that it has started, if it still runs, and reaps it.
+pub fn end_tree(child: &mut Child) {
+    // The pid of a child that was reaped may be another's by now.
+    if matches!(child.try_wait(), Ok(None)) {
+        kill_all(&tree(child.id()));
+    }
+    end(child);
 }
 
 /// Kills a child, if it still runs, and reaps it.

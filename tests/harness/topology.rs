@@ -11,15 +11,14 @@
 //!
 //! Must not know: the product's configuration.
 
+use crate::daemon::Director;
+use crate::fabric::{Turn, Wires, default_route, equip, prepare};
 use crate::labdir::LabDir;
 use crate::netns::Netns;
 use crate::real_server;
 use crate::stub::Stub;
-use anyhow::{Context, Result, anyhow};
-use std::fmt::Write;
+use anyhow::{Result, anyhow};
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Where the client stands, and how many real servers there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +128,7 @@ pub struct Lab {
     pub shape: Shape,
     _stubs: Vec<Stub>,
     fabric: Netns,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
 impl Lab {
@@ -138,8 +137,7 @@ impl Lab {
     /// # Errors
     /// Without root, or when a part cannot be made.
     pub fn new(shape: Shape) -> Result<Self> {
-        static TURN: Mutex<()> = Mutex::new(());
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn::take();
         let fabric = Netns::create("fabric")?;
         let client = Netns::create("client")?;
         let director = Netns::create("director")?;
@@ -150,10 +148,7 @@ impl Lab {
         let servers = (1..=shape.servers())
             .map(|n| Netns::create(&format!("rs{n}")))
             .collect::<Result<Vec<_>>>()?;
-        fabric.sysctl(&BRIDGE_SYSCTLS).context("switch bridge netfilter off")?;
-        for ns in [&fabric, &client, &director].into_iter().chain(&router).chain(&servers) {
-            ns.sysctl(&SYSCTLS)?;
-        }
+        prepare(&fabric, [&client, &director].into_iter().chain(&router).chain(&servers))?;
         let mut wires = Wires::new(&fabric);
         let mut stubs = Vec::new();
         if shape.has_wan() {
@@ -309,25 +304,7 @@ impl Lab {
 
     /// Prints the log of every daemon that ran here, for a scenario that failed.
     pub fn print_logs(&self) {
-        for path in self.logs() {
-            let text = std::fs::read_to_string(&path).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            let hidden = lines.len().saturating_sub(SHOWN_LOG_LINES);
-            eprintln!("--- {} ({hidden} lines before)", path.display());
-            for line in &lines[hidden..] {
-                eprintln!("{line}");
-            }
-        }
-    }
-
-    fn logs(&self) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(self.dir.path()).into_iter().flatten().flatten();
-        let mut logs: Vec<PathBuf> = entries
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
-            .collect();
-        logs.sort();
-        logs
+        self.dir.print_logs();
     }
 
     fn configure(&self) -> Result<()> {
@@ -362,6 +339,16 @@ impl Lab {
     }
 }
 
+impl Director for Lab {
+    fn ns(&self) -> &Netns {
+        &self.director
+    }
+
+    fn dir(&self) -> &LabDir {
+        &self.dir
+    }
+}
+
 /// `10.0.0.1:80` or `[fd00::1]:80`.
 pub fn endpoint(address: &str, port: u16) -> String {
     match address.parse::<IpAddr>() {
@@ -369,78 +356,6 @@ pub fn endpoint(address: &str, port: u16) -> String {
         _ => format!("{address}:{port}"),
     }
 }
-
-/// Addresses on an interface, and what a veth needs to behave like a NIC.
-fn equip(ns: &Netns, interface: &str, [v4, v6]: [&str; 2]) -> Result<()> {
-    ns.ip(&format!("addr add {v4}/24 dev {interface}\naddr add {v6}/64 dev {interface} nodad\n"))?;
-    ns.run(&format!("ethtool -K {interface} tx off gro on"))?;
-    Ok(())
-}
-
-fn default_route(ns: &Netns, [via4, via6]: [&str; 2]) -> Result<()> {
-    ns.ip(&format!("route add default via {via4}\nroute add default via {via6}\n"))
-}
-
-/// Collects the links of the fabric, to make them with one `ip -batch`.
-struct Wires<'a> {
-    fabric: &'a Netns,
-    script: String,
-    ends: Vec<(&'a Netns, &'static str)>,
-}
-
-impl<'a> Wires<'a> {
-    fn new(fabric: &'a Netns) -> Self {
-        Self { fabric, script: String::new(), ends: Vec::new() }
-    }
-
-    fn bridge(&mut self, name: &str) {
-        let _ = writeln!(self.script, "link add {name} type bridge mcast_snooping 0");
-        let _ = writeln!(self.script, "link set {name} up");
-    }
-
-    /// A veth from bridge port `port` to `interface` in `ns`; returns the port's name.
-    fn plug(&mut self, port: &str, bridge: &str, ns: &'a Netns, interface: &'static str) -> String {
-        let peer = ns.name();
-        let _ = writeln!(
-            self.script,
-            "link add {port} type veth peer name {interface} netns {peer}\n\
-             link set {port} master {bridge} up"
-        );
-        self.ends.push((ns, interface));
-        port.to_string()
-    }
-
-    fn connect(&self) -> Result<()> {
-        self.fabric.ip(&self.script)?;
-        for (ns, interface) in &self.ends {
-            ns.ip(&format!("link set {interface} up\n"))?;
-        }
-        Ok(())
-    }
-}
-
-const SHOWN_LOG_LINES: usize = 80;
-
-/// A bridge would hand frames to netfilter, which drops some before the director sees them.
-const BRIDGE_SYSCTLS: [(&str, &str); 3] = [
-    ("net/bridge/bridge-nf-call-iptables", "0"),
-    ("net/bridge/bridge-nf-call-ip6tables", "0"),
-    ("net/bridge/bridge-nf-call-arptables", "0"),
-];
-
-/// No host may shortcut the director after a redirect, and addresses work at once.
-const SYSCTLS: [(&str, &str); 10] = [
-    ("net/ipv4/conf/all/rp_filter", "0"),
-    ("net/ipv4/conf/default/rp_filter", "0"),
-    ("net/ipv4/conf/all/accept_redirects", "0"),
-    ("net/ipv4/conf/default/accept_redirects", "0"),
-    ("net/ipv4/conf/all/send_redirects", "0"),
-    ("net/ipv4/conf/default/send_redirects", "0"),
-    ("net/ipv6/conf/all/accept_redirects", "0"),
-    ("net/ipv6/conf/default/accept_redirects", "0"),
-    ("net/ipv6/conf/default/accept_ra", "0"),
-    ("net/ipv6/conf/default/accept_dad", "0"),
-];
 
 /// What an outer IPv6 header with its option takes, rounded up.
 const TUNNEL_ROOM: u32 = 60;

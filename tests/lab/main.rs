@@ -20,3 +20,4 @@ mod schedulers;
 mod scheduling;
 mod stage;
 mod transfers;
+mod vrrp;

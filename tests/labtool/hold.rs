@@ -12,10 +12,11 @@ use crate::noise::Noise;
 use crate::{say, until_stdin_closes};
 use anyhow::{Context, Result, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
 use serde_json::json;
 use std::io::{self, BufRead, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::Duration;
 
@@ -60,6 +61,11 @@ fn echo(mut stream: &TcpStream) -> bool {
 pub(crate) fn hold(args: &Args) -> Result<()> {
     let mut holder = Holder {
         to: args.text("to")?.parse().context("--to")?,
+        sources: args
+            .all("from")
+            .map(|from| from.parse().context("--from"))
+            .collect::<Result<_>>()?,
+        opened: 0,
         noise: Noise::new(args.value("seed", 1)?),
         open: Vec::new(),
         failed: 0,
@@ -85,6 +91,9 @@ pub(crate) fn hold(args: &Args) -> Result<()> {
 
 struct Holder {
     to: SocketAddr,
+    /// Connections come from these by turns; from wherever the kernel likes when there is none.
+    sources: Vec<IpAddr>,
+    opened: usize,
     noise: Noise,
     open: Vec<TcpStream>,
     failed: u64,
@@ -96,7 +105,9 @@ impl Holder {
         if self.open.len() >= MOST {
             return;
         }
-        let opened = TcpStream::connect_timeout(&self.to, PATIENCE).and_then(|stream| {
+        let source = self.sources.get(self.opened % self.sources.len().max(1)).copied();
+        self.opened += 1;
+        let opened = connect(self.to, source).and_then(|stream| {
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.set_nodelay(true)?;
             round_trip(&stream)?;
@@ -147,6 +158,18 @@ impl Holder {
         let reasons = std::mem::take(&mut self.reasons);
         json!({"open": self.open.len(), "failed": failed, "reasons": reasons})
     }
+}
+
+/// Connects, from an address of choice; with one, the kernel's own patience holds.
+fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
+    let Some(source) = source else { return TcpStream::connect_timeout(&to, PATIENCE) };
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let fd = socket::socket(family, SockType::Stream, flags, None)?;
+    socket::setsockopt(&fd, sockopt::IpBindAddressNoPort, &true)?;
+    socket::bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(source, 0)))?;
+    socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to))?;
+    Ok(TcpStream::from(fd))
 }
 
 fn round_trip(mut stream: &TcpStream) -> io::Result<()> {

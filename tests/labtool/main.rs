@@ -4,7 +4,7 @@
 //! its lab. Clients print one JSON document. Every wait has a deadline. One file per family:
 //! `http` (server, counting client, load), `site` (what health checks ask), `smtp` and `smtp_sink` (mail), `copy` (TCP and UDP
 //! transfers compared by SHA-256), `hold` (thousands of connections opened and closed on command), `echo` (UDP), `fragments` (UDP
-//! datagrams in IP fragments).
+//! datagrams in IP fragments), `probe` (questions at a steady rate).
 //!
 //! Must not know: the product.
 
@@ -16,6 +16,7 @@ mod hold;
 mod http;
 mod load;
 mod noise;
+mod probe;
 mod site;
 mod smtp;
 mod smtp_sink;
@@ -46,6 +47,8 @@ fn main() -> Result<()> {
         "fragment-server" => fragments::serve(&args),
         "fragment-send" => fragments::send(&args),
         "fragment-orphans" => fragments::orphans(&args),
+        "probe-server" => probe::serve(&args),
+        "probe" => probe::run(&args),
         _ => bail!("{USAGE}"),
     }
 }
@@ -77,10 +80,13 @@ const USAGE: &str = "lb-labtool COMMAND [--key VALUE]...
   udp-copy-server --bind A:P
   udp-copy        --to A:P [--bytes N] [--flip yes]
   hold-server     --bind A:P
-  hold            --to A:P [--seed S]
+  hold            --to A:P [--seed S] [--from A]...
   udp-echo        --name N --bind A:P
   udp-ask         --to A:P [--count N] [--step yes]
   fragment-server --bind A:P
   fragment-send   --to A:P --order forward|reversed|interleaved|shuffled [--count N] [--first N]
                   [--flip yes] [--twice yes]
-  fragment-orphans --to A:P [--count N]";
+  fragment-orphans --to A:P [--count N]
+  probe-server    --name N --bind A:P
+  probe           --to A:P [--every-us U]
+";

@@ -28,6 +28,12 @@ pub(crate) fn bench_packet(install: Install, args: &[&str]) -> Result<()> {
     run_lab_program("lb-bench", install, &[&["packet"], args].concat())
 }
 
+/// `cargo xtask bench failover`.
+pub(crate) fn bench_failover(install: Install, args: &[&str]) -> Result<()> {
+    sys::need_root("the benchmark makes network namespaces")?;
+    run_lab_program("lb-bench", install, &[&["failover"], args].concat())
+}
+
 /// Builds `lb` and a program of the lab, and becomes the latter.
 fn run_lab_program(name: &str, install: Install, args: &[&str]) -> Result<()> {
     setup::run(&[setup::BUILD, setup::LAB], install)?;

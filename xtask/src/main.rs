@@ -13,6 +13,7 @@ mod bpf;
 mod build;
 mod ci;
 mod setup;
+mod sim;
 mod sys;
 mod test;
 mod tidy;
@@ -42,6 +43,8 @@ fn run(mut args: Vec<String>) -> Result<()> {
         ["build"] => build::build(install),
         ["demo", rest @ ..] => build::demo(install, rest),
         ["bench", "packet", rest @ ..] => build::bench_packet(install, rest),
+        ["bench", "failover", rest @ ..] => build::bench_failover(install, rest),
+        ["sim", "vrrp", rest @ ..] => sim::vrrp(install, rest),
         ["test", "--pure", rest @ ..] => test::pure(install, rest),
         ["test", rest @ ..] => test::all(install, rest),
         ["tidy"] => tidy::run(),
@@ -62,9 +65,12 @@ Usage: cargo xtask COMMAND [--no-install]
   demo            builds, then shows a director at work in network namespaces (root)
   test [ARGS]     all tests; ARGS go to `cargo test` (root)
   test --pure     the tests of pure logic only (no root)
+  sim vrrp [--seeds N | --seed S]
+                  three simulated routers with loss, delays and crashes; S is traced
   tidy            checks the layers, file heads, lengths and other rules of the sources
   ci              formatting, lints, tidy, docs, dependencies, then all tests (root)
   bench packet    cost per packet of the XDP program beside two floors of the same run (root)
+  bench failover  how long a client is without an answer when a master goes, beside keepalived (root)
   help            this text
 
 Missing system packages are installed with apt-get, saying which and why. With --no-install

@@ -1,7 +1,8 @@
 //! `lb detach`: removes what a daemon that is gone left on this host.
 //!
 //! Addresses and neighbours are found by the mark that they were added with, XDP links and maps by
-//! their pins: a link ends with its last reference, which is its pin.
+//! their pins: a link ends with its last reference, which is its pin. A speaker that still waits for
+//! a controller is asked to resign.
 //!
 //! Must not know: what is in the maps.
 
@@ -11,6 +12,7 @@ use crate::cli::args::Detach;
 use crate::cli::{output, runtime};
 use crate::dataplane::bpf;
 use crate::netlink::Netlink;
+use crate::speaker;
 
 pub(super) fn detach(arguments: &Detach) -> anyhow::Result<()> {
     let socket = arguments.daemon.socket();
@@ -21,6 +23,12 @@ pub(super) fn detach(arguments: &Detach) -> anyhow::Result<()> {
     );
     // First, because it is refused while a daemon holds the pin path.
     let mut removed = bpf::remove(&arguments.pin_path)?;
+    // A speaker that outlived its controller would put its addresses back.
+    let beside = speaker::socket_beside(&socket);
+    if speaker::end(&beside)? {
+        removed.push(format!("speaker {}", beside.display()));
+    }
+    removed.extend(speaker::clear()?);
     removed.extend(runtime()?.block_on(detach_netlink())?);
     if arguments.daemon.wants_json() {
         let document = serde_json::json!({ "removed": removed });

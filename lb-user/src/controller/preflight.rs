@@ -6,6 +6,7 @@
 //!
 //! Must not know: how findings are shown, YAML.
 
+mod commands;
 mod vrrp;
 
 use crate::dataplane::bpf::is_on_bpffs;
@@ -43,6 +44,8 @@ pub struct Host {
     pub links: LinkTable,
     /// Addresses of this network namespace.
     pub addresses: Vec<Address>,
+    /// Commands that would not be run, with the reason.
+    pub commands: Vec<String>,
 }
 
 impl Host {
@@ -56,7 +59,8 @@ impl Host {
         let bpffs = director.dataplane.as_ref().is_none_or(|plane| is_on_bpffs(&plane.pin_path));
         let netlink = Netlink::open()?;
         let (links, addresses) = (netlink.links().await?, netlink.addresses().await?);
-        Ok(Self { capabilities, xdp, bpffs, links, addresses })
+        let commands = commands::examine(director);
+        Ok(Self { capabilities, xdp, bpffs, links, addresses, commands })
     }
 }
 
@@ -66,6 +70,10 @@ pub fn check(director: &Director, host: &Host) -> Vec<Finding> {
     let plane = director.dataplane.as_ref().map(|plane| check_dataplane(plane, host));
     let mut findings = plane.unwrap_or_default();
     findings.extend(vrrp::check(&director.vrrp.instances, host));
+    findings.extend(host.commands.iter().map(|refused| Finding {
+        severity: Severity::Warn,
+        message: format!("{refused} (it will not be run)"),
+    }));
     findings
 }
 
@@ -195,7 +203,14 @@ mod tests {
             kind: LinkKind::Plain,
         };
         let links = [eth0].into_iter().collect();
-        Host { capabilities: u64::MAX, xdp: Some(true), bpffs: true, links, addresses: Vec::new() }
+        Host {
+            capabilities: u64::MAX,
+            xdp: Some(true),
+            bpffs: true,
+            links,
+            addresses: Vec::new(),
+            commands: Vec::new(),
+        }
     }
 
     #[track_caller]
@@ -253,6 +268,7 @@ mod tests {
             bpffs: false,
             links: LinkTable::default(),
             addresses: Vec::new(),
+            commands: Vec::new(),
         };
         assert_eq!(check(&director, &bare), []);
     }

@@ -4,10 +4,12 @@
 
 use std::net::SocketAddr;
 
+use lb_common::wire::vrrp::Family;
+
 use crate::controller::effective::ServerState;
 use crate::controller::engine::Engine;
 use crate::controller::report::Source;
-use crate::metrics::{Dataplane, Prefixes, RealServer, Service, Snapshot};
+use crate::metrics::{Dataplane, Prefixes, RealServer, Service, Snapshot, VrrpFrames};
 use crate::model;
 
 impl Source<'_> {
@@ -79,5 +81,15 @@ fn plane(engine: &mut Engine, drift: u64) -> anyhow::Result<Dataplane> {
     let mode = engine.mode().name().to_owned();
     let counters = engine.counters()?;
     let capacity = engine.dataplane().tables().capacity().into();
-    Ok(Dataplane { mode, counters, connections, capacity, drift, prefixes })
+    let vrrp_frames = engine.dataplane().tables().vrrp_frames()?;
+    let vrrp_frames = vrrp_frames.into_iter().map(|(family, vrid, count)| VrrpFrames {
+        family: match family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        },
+        vrid,
+        count,
+    });
+    let vrrp_frames = vrrp_frames.collect();
+    Ok(Dataplane { mode, counters, connections, capacity, drift, prefixes, vrrp_frames })
 }

@@ -267,6 +267,7 @@ impl Controller {
     fn beat(&mut self) {
         systemd::watchdog();
         self.beat_dataplane();
+        self.look_for_deafness();
         self.track();
     }
 

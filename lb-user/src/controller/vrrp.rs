@@ -3,6 +3,7 @@
 //!
 //! Must not know: the election, sockets, packets.
 
+mod deafness;
 mod filters;
 mod speech;
 
@@ -17,12 +18,13 @@ use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request}
 use crate::controller::task::Controller;
 use crate::controller::wanted::World;
 use crate::metrics;
-use crate::model::{Director, Script};
+use crate::model::{self, Director, Script};
 use crate::notify::{Notifier, Settings};
 use crate::plan::VirtualMac;
 use crate::speaker::client::{self, Client};
 use crate::speaker::protocol::{Entered, Report, Request as Say, Status};
 use crate::track::{ScriptChanged, Tracker};
+use deafness::Deafness;
 use filters::Filters;
 pub(super) use filters::FiltersFound;
 use speech::Known;
@@ -46,6 +48,7 @@ pub(super) struct Vrrp {
     pub(super) filters: Filters,
     /// Those who asked for a resignation, in the order of their answers.
     resigning: Vec<(String, Request)>,
+    deafness: Deafness,
     /// Whether the last heartbeat was written.
     pub(super) has_beaten: bool,
 }
@@ -63,6 +66,7 @@ impl Vrrp {
             statuses: Vec::new(),
             filters: Filters::default(),
             resigning: Vec::new(),
+            deafness: Deafness::default(),
             has_beaten: false,
         }
     }
@@ -227,6 +231,26 @@ impl Controller {
         }
     }
 
+    /// Looks whether what XDP counts is heard; once a second.
+    pub(super) fn look_for_deafness(&mut self) {
+        let (Some(engine), true) = (&mut self.engine, self.vrrp.is_up) else { return };
+        for instance in &self.start.director.vrrp.instances {
+            let Some(mac) = speech::virtual_mac(instance) else { continue };
+            let status = self.vrrp.statuses.iter().find(|status| status.name == instance.name);
+            let frames = engine.dataplane().tables().vrrp_frames_of(mac.family, mac.vrid);
+            let (Some(status), Ok(frames)) = (status, frames) else { continue };
+            let refused: u64 = status.counters.refused.values().sum();
+            let adverts = status.counters.received + refused;
+            if self.vrrp.deafness.look(&instance.name, frames, adverts) {
+                tracing::warn!(
+                    instance = %instance.name, interface = %instance.interface,
+                    "VRRP frames come in and do not reach the speaker: look for a filter with \
+                     `tc filter show dev {} ingress`", instance.interface
+                );
+            }
+        }
+    }
+
     /// A script says something else.
     pub(super) fn script_changed(&mut self, changed: &ScriptChanged) {
         let state = if changed.well { "UP" } else { "DOWN" };
@@ -321,9 +345,13 @@ impl Controller {
     /// All instances as they are.
     pub(super) fn vrrp_instances(&self) -> Vec<VrrpInstance> {
         let director: &Director = &self.start.director;
-        let document = |instance: &crate::model::VrrpInstance| VrrpInstance {
-            filters: self.vrrp.filters.rules(&instance.name),
-            ..speech::document(director, instance, self.vrrp.status(&instance.name))
+        let document = |instance: &model::VrrpInstance| {
+            let status = self.vrrp.status(&instance.name);
+            VrrpInstance {
+                unheard: self.vrrp.deafness.is_deaf(&instance.name),
+                filters: self.vrrp.filters.rules(&instance.name),
+                ..speech::document(director, instance, status)
+            }
         };
         director.vrrp.instances.iter().map(document).collect()
     }

@@ -67,20 +67,25 @@ pub(super) struct Course {
 
 impl Course {
     /// Starts both nodes together. `groups` are places in the cluster, by node; `hears` says for
-    /// each pair which node hears the other.
+    /// each pair which node hears the other; `first` is the node that is a moment ahead where
+    /// there are groups: those whose members point to different nodes would give way to each
+    /// other in step, which no two real clocks do for long.
     pub(super) fn begin(
         plans: &Plans,
         well: &Seats,
         groups: &[Vec<Vec<usize>>; 2],
         hears: Vec<[bool; 2]>,
+        first: usize,
         now: Instant,
     ) -> Self {
         let fresh = [0, 1].map(|node| Side::new(plans, well, node, &groups[node]));
         let mut world = World { now, sides: fresh.clone(), queue: VecDeque::new(), hears };
-        for node in [0, 1] {
-            world.start(node);
+        world.start(first);
+        if groups.iter().any(|groups| !groups.is_empty()) {
+            world.pass(AHEAD);
         }
-        world.settle();
+        world.start(1 - first);
+        world.pass(SETTLED);
         Self { world, fresh, well: well.to_vec() }
     }
 
@@ -88,10 +93,10 @@ impl Course {
     pub(super) fn after_death(&self, node: usize) -> Self {
         let mut world = self.world.clone();
         world.sides[node] = Side::default();
-        world.settle();
+        world.pass(SETTLED);
         world.sides[node] = self.fresh[node].clone();
         world.start(node);
-        world.settle();
+        world.pass(SETTLED);
         Self { world, ..self.clone() }
     }
 
@@ -108,7 +113,7 @@ impl Course {
             Some(node) => world.sides[node] = Side::default(),
             None => world.change(&self.well, seats),
         }
-        world.settle();
+        world.pass(SETTLED);
         let after = world.owners();
         match dead {
             Some(node) => {
@@ -117,7 +122,7 @@ impl Course {
             }
             None => world.change(seats, &self.well),
         }
-        world.settle();
+        world.pass(SETTLED);
         after.into_iter().zip(world.owners()).collect()
     }
 }
@@ -280,9 +285,9 @@ impl World {
         }
     }
 
-    /// Lets time pass until nothing changes any more.
-    fn settle(&mut self) {
-        let end = self.now + SETTLED;
+    /// Lets time pass.
+    fn pass(&mut self, span: Duration) {
+        let end = self.now + span;
         loop {
             let arrival = self.queue.front().map(|(at, ..)| *at);
             let timer = self.sides.iter().filter_map(Side::deadline).min();
@@ -318,7 +323,9 @@ impl World {
 
 /// How long an advert is under way: shorter than any two priorities' skews are apart.
 const WIRE: Duration = Duration::from_micros(10);
+/// How far ahead a node is that starts first: longer than an advert is under way.
+const AHEAD: Duration = Duration::from_millis(1);
 /// What stands for every preempt delay.
 const DELAY: Duration = Duration::from_secs(4);
-/// Enough for a delayed preemption after a silence, a few times over.
+/// Until nothing changes any more: a delayed preemption after a silence, a few times over.
 const SETTLED: Duration = Duration::from_secs(30);

@@ -83,7 +83,8 @@ enum Owner {
     Nobody,
     /// Both nodes at once.
     Both,
-    /// One of the two: the higher primary address decides, which the files do not say.
+    /// One of the two: what decides is not in the files (the higher primary address, or who of
+    /// two sync groups was first).
     Tie,
 }
 
@@ -163,7 +164,8 @@ impl Scene<'_> {
         Start { owners, concerns, cases: failures.into_iter().map(case).collect() }
     }
 
-    /// The cluster after both nodes have started, with one of the two orders of their addresses.
+    /// The cluster after both nodes have started, with one of the two orders of their addresses and
+    /// of their starts.
     fn course(&self, swapped: bool) -> Course {
         let hears = self.cluster.iter().map(|&pair| self.hears[pair].matrix()).collect();
         let seats = self.seats(None);
@@ -176,7 +178,8 @@ impl Scene<'_> {
             })
         });
         let plans: Vec<_> = plans.collect();
-        Course::begin(&plans, &seats, &groups.map(|groups| groups.members), hears, self.now)
+        let groups = groups.map(|groups| groups.members);
+        Course::begin(&plans, &seats, &groups, hears, usize::from(swapped), self.now)
     }
 
     /// Whether a failure keeps an instance from taking part: by itself, or by a member of its

@@ -84,21 +84,25 @@ impl Judge<'_> {
     fn tie(&self, start: Owner) -> Option<Finding> {
         let shown = [0, 1].map(|node| self.tracked(node, None).map(|(b, t)| arithmetic(b, &t)));
         let [Some(one), Some(other)] = shown else { return None };
+        let own = [0, 1].map(|node| self.scene.seat(self.pair, node, None).map(|s| s.priority));
+        let figures = format!("{} has {one}, {} has {other}", self.name(0), self.name(1));
         if start == Owner::Tie {
-            return Some(self.error(format!(
-                "a tie: {} has {one}, {} has {other}: the higher primary address decides, which the \
-                 files do not say; give one of them the higher priority",
-                self.name(0),
-                self.name(1),
-            )));
+            return Some(self.error(if own[0] == own[1] {
+                format!(
+                    "a tie: {figures}: the higher primary address decides, which the files do not say; \
+                     give one of them the higher priority"
+                )
+            } else {
+                format!(
+                    "{figures}, and yet who is master first stays: the priorities of the sync group's \
+                     members point to different nodes; give one node the higher one in all of them"
+                )
+            }));
         }
-        let equal = [0, 1].map(|node| self.scene.seat(self.pair, node, None).map(|s| s.priority));
         let Owner::Node(master) = start else { return None };
-        (equal[0] == equal[1]).then(|| {
+        (own[0] == own[1]).then(|| {
             let message = format!(
-                "a tie: {} has {one}, {} has {other}: the higher address decides, which is that of {}",
-                self.name(0),
-                self.name(1),
+                "a tie: {figures}: the higher address decides, which is that of {}",
                 self.name(master),
             );
             Finding::new(Kind::Warning, Some(self.of), message)

@@ -13,7 +13,8 @@ mod tests;
 
 pub use families::families;
 pub use snapshot::{
-    Dataplane, Notifications, Prefixes, RealServer, Reloads, Service, Snapshot, VrrpInstance,
+    Dataplane, Notifications, Prefixes, RealServer, Reloads, Service, Snapshot, VrrpFrames,
+    VrrpInstance,
 };
 
 /// What the values of a family do.

@@ -89,6 +89,19 @@ pub struct Dataplane {
     pub drift: u64,
     /// Length of the access lists.
     pub prefixes: Prefixes,
+    /// VRRP frames that came in, before every filter of the host.
+    pub vrrp_frames: Vec<VrrpFrames>,
+}
+
+/// VRRP frames of one virtual router.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VrrpFrames {
+    /// `ipv4` or `ipv6`.
+    pub family: &'static str,
+    /// Virtual router identifier.
+    pub vrid: u8,
+    /// How many.
+    pub count: u64,
 }
 
 /// Prefixes in the access lists.

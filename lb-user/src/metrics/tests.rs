@@ -139,6 +139,7 @@ fn snapshot() -> Snapshot {
             capacity: 1000,
             drift: 0,
             prefixes: Prefixes { configured: 1, banned: 2, allowed: 3 },
+            vrrp_frames: vec![VrrpFrames { family: "ipv4", vrid: 51, count: 12 }],
         }),
         services: vec![
             Service { name: "a".into(), up: false, traffic: traffic(10), real_servers: vec![] },

@@ -22,4 +22,4 @@ mod smtp;
 mod tests;
 
 pub use message::{Kind, Notification, State};
-pub use notifier::{Counts, Notifier, Settings, Unfinished};
+pub use notifier::{Counts, Notifier, Settings, Unfinished, script_user};

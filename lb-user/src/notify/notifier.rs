@@ -267,8 +267,7 @@ async fn run(shared: Arc<Shared>, subject: Subject, notification: Notification, 
 }
 
 async fn run_one(notification: &Notification, words: &[String], timeout: Duration) -> End {
-    let known = tokio::task::spawn_blocking(|| Whom::find(SCRIPT_USER).is_ok());
-    let user = user(known.await.unwrap_or(false)).to_owned();
+    let user = tokio::task::spawn_blocking(script_user).await.unwrap_or(user(false)).to_owned();
     let words = notification.arguments(words);
     let (program, name) = (words[0].clone(), &notification.name);
     let state = notification.state.word();
@@ -288,7 +287,11 @@ async fn run_one(notification: &Notification, words: &[String], timeout: Duratio
 /// The user that keepalived's scripts run as where there is one.
 const SCRIPT_USER: &str = "keepalived_script";
 
-/// keepalived's choice.
+/// Whom notification commands run as: keepalived's choice.
+pub fn script_user() -> &'static str {
+    user(Whom::find(SCRIPT_USER).is_ok())
+}
+
 fn user(script_user_exists: bool) -> &'static str {
     if script_user_exists { SCRIPT_USER } else { "root" }
 }

@@ -38,8 +38,8 @@ pub(super) struct Listening {
 }
 
 impl Hands {
-    /// Opens them; virtual addresses that an earlier life left are taken away first.
-    pub(super) fn open() -> io::Result<Self> {
+    /// Opens them; what an earlier life left is taken away first, and said.
+    pub(super) fn open() -> io::Result<(Self, Vec<String>)> {
         let mut kernel = Kernel::open()?;
         let station = Station::read(&kernel.links()?, &kernel.addresses()?);
         let mut hands = Self {
@@ -50,13 +50,15 @@ impl Hands {
             reports: Vec::new(),
             is_router: forwards_ipv6(),
         };
-        virtual_mac::clear(&mut hands.kernel)?;
+        let mut removed = virtual_mac::clear(&mut hands.kernel)?;
         let stale = hands.station.virtual_places();
-        for place in &stale {
-            tracing::info!(address = %place.address, "an address of an earlier life is removed");
-        }
+        removed.extend(stale.iter().map(|place| {
+            let link = hands.station.links().find(|(index, _)| *index == place.ifindex);
+            let name = link.map_or("?", |(_, link)| link.name.as_str());
+            format!("address {}/{} dev {name}", place.address, place.prefix_len)
+        }));
         hands.remove(&stale);
-        Ok(hands)
+        Ok((hands, removed))
     }
 
     /// Reads links and addresses anew, after events were lost.

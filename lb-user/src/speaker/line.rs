@@ -58,6 +58,11 @@ impl Line {
         self.last_heard
     }
 
+    /// Whether a controller is connected.
+    pub(super) fn is_connected(&self) -> bool {
+        self.controller.is_some()
+    }
+
     /// Adds what is to be waited for.
     pub(super) fn wait_for<'a>(&'a self, waited: &mut Vec<PollFd<'a>>) {
         waited.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
@@ -93,6 +98,8 @@ impl Line {
         if !is_open {
             tracing::warn!("the controller is gone");
             self.controller = None;
+            // It was there until now.
+            self.last_heard = now;
         }
         requests
     }

@@ -12,6 +12,7 @@
 pub mod client;
 mod hands;
 mod kernel;
+mod leftovers;
 mod line;
 mod process;
 pub mod protocol;
@@ -23,5 +24,7 @@ mod station;
 mod task;
 mod virtual_mac;
 
+pub use client::socket_beside;
 pub use kernel::OWNER;
+pub use leftovers::{clear, end};
 pub use task::run;

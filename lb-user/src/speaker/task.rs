@@ -49,7 +49,11 @@ struct Speaker {
 /// # Errors
 /// When this host does not let it: no privileges, or no sockets.
 pub fn run(socket: &Path) -> anyhow::Result<()> {
-    let hands = Hands::open().context("VRRP needs root or CAP_NET_ADMIN and CAP_NET_RAW")?;
+    let (hands, removed) =
+        Hands::open().context("VRRP needs root or CAP_NET_ADMIN and CAP_NET_RAW")?;
+    for what in removed {
+        tracing::info!("left by an earlier life and removed: {what}");
+    }
     let events = Events::open().context("listen to the kernel's links and addresses")?;
     let line = Line::bind(socket)?;
     let signals = terminations().context("be told of signals")?;
@@ -85,7 +89,7 @@ impl Speaker {
             .seats
             .next_deadline()
             .into_iter()
-            .chain([self.next_second, self.line.last_heard() + self.grace])
+            .chain([self.next_second, self.patience_ends()])
             .min();
         let patience =
             deadline.map(|at| TimeSpec::from_duration(at.saturating_duration_since(now)));
@@ -103,6 +107,14 @@ impl Speaker {
         }
     }
 
+    /// When a controller that is not heard has been away for too long. One that is connected may
+    /// be slow for a while even if no grace is given to one that is gone.
+    fn patience_ends(&self) -> Instant {
+        let connected = self.line.is_connected();
+        let grace = if connected { self.grace.max(SLOW) } else { self.grace };
+        self.line.last_heard() + grace
+    }
+
     fn turn(&mut self, now: Instant) {
         self.follow_kernel(now);
         self.listen(now);
@@ -116,10 +128,11 @@ impl Speaker {
             );
             self.is_over = true;
         }
-        if now >= self.line.last_heard() + self.grace {
+        if now >= self.patience_ends() {
+            let away = now.saturating_duration_since(self.line.last_heard());
             tracing::warn!(
-                "the controller has been away for {} ms: this node resigns",
-                self.grace.as_millis()
+                "the controller has not been heard for {} ms: this node resigns",
+                away.as_millis()
             );
             self.is_over = true;
             return;
@@ -265,6 +278,8 @@ fn terminations() -> nix::Result<SignalFd> {
 
 /// How long the first configuration is waited for.
 const FIRST_GRACE: Duration = Duration::from_secs(10);
+/// How long a controller that is connected may say nothing, at least.
+const SLOW: Duration = Duration::from_secs(2);
 /// From one log line about the same stranger to the next.
 const STRANGERS_EVERY: Duration = Duration::from_secs(600);
 /// Strangers that are remembered without looking which are old.

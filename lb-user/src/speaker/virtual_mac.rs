@@ -134,11 +134,12 @@ impl Device {
     }
 }
 
-/// Removes the devices and rules that an earlier life left.
-pub(super) fn clear(kernel: &mut Kernel) -> io::Result<()> {
+/// Removes the devices and rules that an earlier life left, and says what they were.
+pub(super) fn clear(kernel: &mut Kernel) -> io::Result<Vec<String>> {
+    let mut removed = Vec::new();
     for link in kernel.links()? {
-        if is_ours(&link) {
-            tracing::info!(ifindex = link.header.index, "a device of an earlier life is removed");
+        if let Some(name) = own_name(&link) {
+            removed.push(format!("device {name}"));
             remove_link(kernel, link.header.index)?;
         }
     }
@@ -147,10 +148,11 @@ pub(super) fn clear(kernel: &mut Kernel) -> io::Result<()> {
             if rule.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::Other(OWNER))) {
                 let request = RouteNetlinkMessage::DelRule(rule);
                 one(kernel, request, NLM_F_REQUEST | NLM_F_ACK)?;
+                removed.push(format!("rule {RULE_PRIORITY}"));
             }
         }
     }
-    Ok(())
+    Ok(removed)
 }
 
 /// The interface's routes once more, by the device. Those to networks come before those by
@@ -232,14 +234,14 @@ fn is_named(link: &LinkMessage, name: &str) -> bool {
     link.attributes.iter().any(|attribute| matches!(attribute, IfName(found) if found == name))
 }
 
-/// Whether a link has the name that [`name`] gives.
-fn is_ours(link: &LinkMessage) -> bool {
+/// The name of a link, if [`name`] gives such names.
+fn own_name(link: &LinkMessage) -> Option<&str> {
     use netlink_packet_route::link::LinkAttribute::IfName;
     let mut names = link.attributes.iter().filter_map(|attribute| match attribute {
-        IfName(name) => Some(name),
+        IfName(name) => Some(name.as_str()),
         _ => None,
     });
-    names.any(|name| {
+    names.find(|name| {
         let mut parts = name.split('.');
         let kind = matches!(parts.next(), Some("lbv4" | "lbv6"));
         let parent = parts.next().is_some_and(|part| part.parse::<u32>().is_ok());
@@ -278,7 +280,7 @@ mod tests {
         ] {
             let mut link = LinkMessage::default();
             link.attributes.push(LinkAttribute::IfName(name.to_owned()));
-            assert_eq!(is_ours(&link), expected, "{name}");
+            assert_eq!(own_name(&link).is_some(), expected, "{name}");
         }
     }
 }

@@ -81,6 +81,12 @@ fn warnings(instance: &VrrpInstance) -> String {
             "warning: {name}: a packet filter of this host drops VRRP{rules}\n"
         ));
     }
+    if instance.unheard {
+        text.push_str(&format!(
+            "warning: {name}: VRRP frames come in by {} and do not reach the speaker\n",
+            instance.interface
+        ));
+    }
     text
 }
 

@@ -55,6 +55,8 @@ pub struct VrrpInstance {
     pub filtered: bool,
     /// The rules that do, as far as they were found.
     pub filters: Vec<String>,
+    /// VRRP frames reach XDP and not the speaker.
+    pub unheard: bool,
     /// The last transitions, the newest first.
     pub transitions: Vec<VrrpTransition>,
     /// What the speaker counted.

@@ -139,6 +139,7 @@ mod tests {
                 address(2, "fe80::2", 64),
                 address(2, "198.51.100.1", 32),
             ],
+            commands: Vec::new(),
         }
     }
 

@@ -18,6 +18,7 @@ use lb_common::{abi, pod};
 
 use super::attach::Entry;
 use super::clock::{Clock, beat};
+use super::yielding::Yielding;
 use super::{Dataplane, Tables, attach, os_error, pins};
 
 /// The compiled programs.
@@ -39,6 +40,7 @@ impl Dataplane {
     /// # Errors
     /// In words for the operator: no bpffs, no privilege, another daemon, another version.
     pub fn open(options: &Options) -> anyhow::Result<Self> {
+        let _yielding = Yielding::begin();
         let lock = pins::lock(&options.pin_path)?;
         let directory = pins::version_directory(&options.pin_path)?;
         let adopted = is_complete(&directory)?;
@@ -79,6 +81,7 @@ impl Dataplane {
 
 /// Gives every program to the verifier.
 pub(super) fn load_programs(ebpf: &mut Ebpf) -> anyhow::Result<()> {
+    let _yielding = Yielding::begin();
     for (name, program) in ebpf.programs_mut() {
         let program: &mut Xdp = program.try_into()?;
         program.load().with_context(|| format!("load the XDP program {name}"))?;

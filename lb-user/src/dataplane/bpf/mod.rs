@@ -19,6 +19,7 @@ mod rerun;
 mod sandbox;
 pub mod sys;
 mod tables;
+mod yielding;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

@@ -202,6 +202,16 @@ impl Tables {
         Ok(found)
     }
 
+    /// VRRP frames of one virtual router over all CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn vrrp_frames_of(&self, family: Family, vrid: u8) -> anyhow::Result<u64> {
+        let index = vrrp::index(family, vrid);
+        let per_cpu = self.vrrp_frames.get(&index, 0).context("read the VRRP frames")?;
+        Ok(per_cpu.iter().sum())
+    }
+
     /// The next event of the kernel program, if any.
     pub fn next_event(&mut self) -> Option<Event> {
         let item = self.events.next()?;

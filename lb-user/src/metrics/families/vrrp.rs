@@ -119,6 +119,17 @@ pub(in crate::metrics) static FAMILIES: &[Family] = &[
         samples: |s, out| of_instances(s, out, |instance| instance.late),
     },
     Family {
+        name: "lb_vrrp_frames_total",
+        kind: Count,
+        labels: &["family", "vrid"],
+        help: "VRRP frames that came in by the interfaces of the data plane, before every filter of the host.",
+        samples: |s, out| {
+            for frames in s.dataplane.iter().flat_map(|plane| &plane.vrrp_frames) {
+                out.add(&[frames.family, &frames.vrid.to_string()], frames.count);
+            }
+        },
+    },
+    Family {
         name: "lb_notify_commands_total",
         kind: Count,
         labels: &["result"],

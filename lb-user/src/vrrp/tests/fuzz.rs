@@ -28,11 +28,7 @@ fn mutate(rng: &mut Rng, bytes: &mut Vec<u8>) {
 
 #[test]
 fn mutated_packets_neither_panic_nor_move_a_state() {
-    let packets = number("LB_FUZZ_PACKETS").unwrap_or(if cfg!(debug_assertions) {
-        100_000
-    } else {
-        1_000_000
-    });
+    let packets = number("LB_FUZZ_PACKETS").unwrap_or(1_000_000);
     let mut rng = Rng(112);
     let (mut master, at) = Bench::master(settings(), 254);
     let mut backup = Bench::backup(settings(), 254);

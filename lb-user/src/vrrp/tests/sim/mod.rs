@@ -52,8 +52,7 @@ fn three_routers_keep_the_rules_for_every_seed() {
     if let Some(seed) = number("LB_SIM_SEED") {
         return run(seed, None, true).unwrap_or_else(|found| panic!("seed {seed}: {found:?}"));
     }
-    // The sweep of 4096 is for optimised builds.
-    let seeds = number("LB_SIM_SEEDS").unwrap_or(if cfg!(debug_assertions) { 256 } else { 4096 });
+    let seeds = number("LB_SIM_SEEDS").unwrap_or(4096);
     for seed in 0..seeds {
         if let Err(found) = run(seed, None, false) {
             panic!("{:?}: {}; replay with LB_SIM_SEED={seed}", found.rule, found.text);
