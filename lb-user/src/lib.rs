@@ -11,6 +11,7 @@ pub mod controller;
 pub mod dataplane;
 pub mod exec;
 pub mod failover;
+pub mod firewall;
 pub mod health;
 pub mod metrics;
 pub mod model;

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use crate::config::Loaded;
 use crate::controller::request::Request;
 use crate::controller::routes::Routes;
+use crate::controller::vrrp::FiltersFound;
 use crate::dataplane::sweep;
 use crate::health::Change;
 use crate::netlink::Address;
@@ -37,6 +38,8 @@ pub enum Event {
     Speaker(client::Event),
     /// A tracked script says something else.
     Script(ScriptChanged),
+    /// It was looked for what drops adverts.
+    Filters(FiltersFound),
     /// A sweep over the connection table ended.
     Sweep(sweep::Report),
 }

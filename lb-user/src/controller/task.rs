@@ -111,6 +111,7 @@ impl Controller {
             Event::Addresses(result) => self.addressed(result),
             Event::Speaker(event) => self.speaker(event),
             Event::Script(changed) => self.script_changed(&changed),
+            Event::Filters(found) => self.vrrp.filters.found(found),
             Event::Signal(Signal::Reload) => self.begin_reload(None),
             Event::Signal(Signal::Stop) => self.begin_stop(),
             Event::Sweep(report) => {

@@ -4,6 +4,7 @@
 //! Must not know: the election, sockets, packets.
 
 mod deafness;
+mod filters;
 mod speech;
 
 use std::collections::BTreeSet;
@@ -24,6 +25,8 @@ use crate::speaker::client::{self, Client};
 use crate::speaker::protocol::{Entered, Report, Request as Say, Status};
 use crate::track::{ScriptChanged, Tracker};
 use deafness::Deafness;
+use filters::Filters;
+pub(super) use filters::FiltersFound;
 use speech::Known;
 
 /// What the controller has of VRRP.
@@ -41,6 +44,8 @@ pub(super) struct Vrrp {
     has_told: bool,
     /// All instances as the speaker told last.
     statuses: Vec<Status>,
+    /// What drops adverts on this host.
+    pub(super) filters: Filters,
     /// Those who asked for a resignation, in the order of their answers.
     resigning: Vec<(String, Request)>,
     deafness: Deafness,
@@ -59,6 +64,7 @@ impl Vrrp {
             configuring: 0,
             has_told: false,
             statuses: Vec::new(),
+            filters: Filters::default(),
             resigning: Vec::new(),
             deafness: Deafness::default(),
             has_beaten: false,
@@ -190,6 +196,7 @@ impl Controller {
                 self.vrrp.is_up = false;
                 self.vrrp.configuring = 0;
                 self.vrrp.statuses.clear();
+                self.follow_filters();
                 for (_, request) in std::mem::take(&mut self.vrrp.resigning) {
                     request.answer(Err(Refusal::new(RefusalKind::Failed, "the speaker is gone")));
                 }
@@ -200,6 +207,7 @@ impl Controller {
                     self.change();
                 }
                 self.vrrp.statuses = statuses;
+                self.follow_filters();
                 return;
             }
             client::Event::Said(Report::Entered(entered)) => self.entered(&entered),
@@ -207,6 +215,12 @@ impl Controller {
             client::Event::Said(Report::Hello { .. }) => {}
         }
         self.change();
+    }
+
+    /// Looks for what drops the adverts of instances that say that something does.
+    fn follow_filters(&mut self) {
+        let vrrp = &mut self.vrrp;
+        vrrp.filters.follow(&self.start.director, &vrrp.statuses, &self.events);
     }
 
     /// Tells whoever is to be told of a transition.
@@ -333,8 +347,11 @@ impl Controller {
         let director: &Director = &self.start.director;
         let document = |instance: &model::VrrpInstance| {
             let status = self.vrrp.status(&instance.name);
-            let document = speech::document(director, instance, status);
-            VrrpInstance { unheard: self.vrrp.deafness.is_deaf(&instance.name), ..document }
+            VrrpInstance {
+                unheard: self.vrrp.deafness.is_deaf(&instance.name),
+                filters: self.vrrp.filters.rules(&instance.name),
+                ..speech::document(director, instance, status)
+            }
         };
         director.vrrp.instances.iter().map(document).collect()
     }

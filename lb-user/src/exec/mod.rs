@@ -91,7 +91,8 @@ pub struct Ran {
     pub end: End,
     /// From the start of the check to the end.
     pub duration: Duration,
-    /// The first [`MAX_OUTPUT`] bytes of standard output and standard error, as they came.
+    /// The first bytes of standard output and standard error, as they came: [`MAX_OUTPUT`] of
+    /// them, or as many as [`Command::run_keeping`] was told.
     pub output: String,
 }
 

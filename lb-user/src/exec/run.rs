@@ -25,14 +25,19 @@ impl Command {
     /// Runs the command to its end. Never fails: what goes wrong is how it ended. Dropping the
     /// future kills the command's process group.
     pub async fn run(&self) -> Ran {
+        self.run_keeping(MAX_OUTPUT).await
+    }
+
+    /// The same with the first `limit` bytes of its output, for a command whose output is wanted.
+    pub async fn run_keeping(&self, limit: usize) -> Ran {
         let began = Instant::now();
-        let mut output = Vec::new();
+        let mut output = Output { kept: Vec::new(), limit };
         let end = self.to_the_end(began, &mut output).await.unwrap_or_else(|end| end);
-        let output = String::from_utf8_lossy(&output).into_owned();
+        let output = String::from_utf8_lossy(&output.kept).into_owned();
         Ran { end, duration: began.elapsed(), output }
     }
 
-    async fn to_the_end(&self, began: Instant, output: &mut Vec<u8>) -> Result<End, End> {
+    async fn to_the_end(&self, began: Instant, output: &mut Output) -> Result<End, End> {
         let whom = self.checked().await?;
         let mut group = self.start(&whom)?;
         let left = self.timeout.saturating_sub(began.elapsed());
@@ -105,6 +110,20 @@ impl Command {
     }
 }
 
+/// What a group writes.
+struct Output {
+    kept: Vec<u8>,
+    /// Bytes that are kept.
+    limit: usize,
+}
+
+impl Output {
+    fn keep(&mut self, read: &[u8]) {
+        let room = self.limit.saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&read[..read.len().min(room)]);
+    }
+}
+
 /// A child that leads its process group.
 struct Group {
     child: Child,
@@ -127,12 +146,12 @@ impl Group {
     }
 
     /// Until the leader has ended, which is not reaped by this. Reads what the group writes.
-    async fn ended(&mut self, output: &mut Vec<u8>) {
+    async fn ended(&mut self, output: &mut Output) {
         let mut buffer = [0; 1024];
         while !self.is_over() {
             tokio::select! {
                 read = some(&mut self.pipe, &mut buffer) => match read {
-                    Ok(length @ 1..) => keep(&buffer[..length], output),
+                    Ok(length @ 1..) => output.keep(&buffer[..length]),
                     Ok(0) | Err(_) => self.pipe = None,
                 },
                 _ = self.ends.recv() => {}
@@ -163,13 +182,13 @@ impl Group {
 
     /// What the leader wrote before its end is in the pipe; what others still write is not waited
     /// for.
-    fn take_rest(&mut self, output: &mut Vec<u8>) {
+    fn take_rest(&mut self, output: &mut Output) {
         let mut buffer = [0; 1024];
-        while output.len() < MAX_OUTPUT
+        while output.kept.len() < output.limit
             && let Some(pipe) = &self.pipe
             && let Ok(length @ 1..) = pipe.try_read(&mut buffer)
         {
-            keep(&buffer[..length], output);
+            output.keep(&buffer[..length]);
         }
     }
 }
@@ -187,11 +206,6 @@ async fn some(pipe: &mut Option<Receiver>, buffer: &mut [u8]) -> io::Result<usiz
         Some(pipe) => pipe.read(buffer).await,
         None => std::future::pending().await,
     }
-}
-
-fn keep(read: &[u8], output: &mut Vec<u8>) {
-    let room = MAX_OUTPUT.saturating_sub(output.len());
-    output.extend_from_slice(&read[..read.len().min(room)]);
 }
 
 fn end_of(status: ExitStatus) -> End {

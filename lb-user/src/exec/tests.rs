@@ -240,6 +240,8 @@ async fn output_is_bounded_and_the_writer_is_not_stopped() {
     let script = folder.script("s", "head -c 3000000 /dev/zero | tr '\\0' x; exit 3");
     let ran = command(&[&script], "nobody").run().await;
     assert_eq!((ran.end, ran.output.len()), (End::Exited(3), MAX_OUTPUT));
+    let ran = command(&[&script], "nobody").run_keeping(2_500_000).await;
+    assert_eq!((ran.end, ran.output.len()), (End::Exited(3), 2_500_000));
 }
 
 /// What the check says of a script, with the folder's path left out.

@@ -32,6 +32,7 @@ const TABLES: [Table; 2] = [
             &[
                 "dataplane",
                 "failover",
+                "firewall",
                 "health",
                 "health::probe",
                 "health::runner",
