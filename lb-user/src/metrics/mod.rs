@@ -1,6 +1,6 @@
 //! Metrics in Prometheus's text format (version 0.0.4): a snapshot of counters in, text out.
 //!
-//! [`families`] is the registry: the one list of what there is, each with what it takes from a
+//! [`families()`] is the registry: the one list of what there is, each with what it takes from a
 //! [`Snapshot`]. Values are cumulative or current; rates are for whoever scrapes. `docs/metrics.md`
 //! is checked against the list.
 //!
@@ -84,7 +84,7 @@ fn escape(value: &str, text: &mut String) {
     }
 }
 
-/// The whole text, in the order of [`families`].
+/// The whole text, in the order of [`families()`].
 pub fn render(snapshot: &Snapshot) -> String {
     let mut text = String::new();
     for family in families() {

@@ -2,6 +2,7 @@
 //!
 //! Must not know: states, when something is done.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -137,9 +138,8 @@ impl Hands {
 
     /// Opens the packet socket of an interface, unless it is open.
     pub(super) fn open_ear(&mut self, ifindex: u32) -> io::Result<()> {
-        if !self.ears.contains_key(&ifindex) {
-            let listening = Listening { ear: Ear::open(ifindex)?, v4: None, v6: None };
-            self.ears.insert(ifindex, listening);
+        if let Entry::Vacant(place) = self.ears.entry(ifindex) {
+            place.insert(Listening { ear: Ear::open(ifindex)?, v4: None, v6: None });
         }
         Ok(())
     }

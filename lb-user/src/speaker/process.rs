@@ -15,7 +15,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 /// Locks memory, asks for the processor before others, and gives up every privilege but those
 /// that VRRP needs.
 pub(super) fn settle() {
-    let steps: [(&str, fn() -> io::Result<()>); 6] = [
+    let steps: [(&str, Step); 6] = [
         ("leave the terminal's session", || match nix::unistd::setsid() {
             // It leads a session already.
             Ok(_) | Err(nix::errno::Errno::EPERM) => Ok(()),
@@ -33,6 +33,9 @@ pub(super) fn settle() {
         }
     }
 }
+
+/// One of the steps.
+type Step = fn() -> io::Result<()>;
 
 fn lock_memory() -> io::Result<()> {
     let mut flags = MlockAllFlags::MCL_CURRENT;
