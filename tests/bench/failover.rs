@@ -134,7 +134,10 @@ fn in_pair(
     event: Event,
     round: u32,
 ) -> Result<Sample> {
-    let setups = [150, 100].map(|priority| Setup::one(instance.clone().priority(priority)));
+    let setups = [150, 100].map(|priority| Setup {
+        is_ordinary: true,
+        ..Setup::one(instance.clone().priority(priority))
+    });
     let capture = Capture::start(pair)?;
     let _servers = [probe::server(&pair.a.ns, "A", PORT)?, probe::server(&pair.b.ns, "B", PORT)?];
     let a = Router::start(make, &pair.a, &setups[0])?;

@@ -21,6 +21,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// A host that `lb` runs on.
@@ -148,6 +149,9 @@ impl<'a> Daemon<'a> {
     /// As [`Self::start`].
     pub fn start_again(host: &'a dyn Director) -> Result<Self> {
         let log = next_log(host);
+        // The kernel verifies programs without a break: two at once would hold both processors, and
+        // nobody could speak VRRP in time. A test that failed meanwhile is no reason not to go on.
+        let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let child = run_command(host, &Paths::of(host).config)?
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -363,6 +367,9 @@ pub fn pinned(host: &dyn Director, name: &str) -> Result<PathBuf> {
         .find(|path| path.exists())
         .with_context(|| format!("no map {name} is pinned below {}", pins.display()))
 }
+
+/// Held while a daemon starts.
+static STARTING: Mutex<()> = Mutex::new(());
 
 fn says_ready(line: &str) -> bool {
     line.trim_end().ends_with("ready") || line.contains("\"ready\"") || line.contains(" ready ")

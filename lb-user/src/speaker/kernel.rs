@@ -68,6 +68,32 @@ impl Kernel {
             .collect())
     }
 
+    /// One link as it is now; `None` when it is gone.
+    pub(super) fn link(&mut self, ifindex: u32) -> io::Result<Option<LinkMessage>> {
+        let mut asked = LinkMessage::default();
+        asked.header.index = ifindex;
+        self.send(RouteNetlinkMessage::GetLink(asked), NLM_F_REQUEST)?;
+        loop {
+            for message in self.receive()? {
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                return match message.payload {
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+                        Ok(Some(link))
+                    }
+                    NetlinkPayload::Error(error)
+                        if error.to_io().raw_os_error() == Some(libc::ENODEV) =>
+                    {
+                        Ok(None)
+                    }
+                    NetlinkPayload::Error(error) => Err(error.to_io()),
+                    _ => Err(io::ErrorKind::InvalidData.into()),
+                };
+            }
+        }
+    }
+
     /// All addresses.
     pub(super) fn addresses(&mut self) -> io::Result<Vec<AddressMessage>> {
         let found = self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;

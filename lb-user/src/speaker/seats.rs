@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use netlink_packet_route::RouteNetlinkMessage;
+
 use crate::speaker::hands::Hands;
 use crate::speaker::protocol::{Configuration, InstanceConfig, Status, Tracked};
 use crate::speaker::router::Router;
@@ -113,6 +115,27 @@ impl Seats {
         let attached =
             |name: &String| hands.station.link(name).is_some_and(|(_, link)| link.has_xdp);
         (!self.planes.is_empty()).then(|| self.planes.iter().all(attached))
+    }
+
+    /// Looks whether the data plane is still attached: the kernel tells nobody when a program is
+    /// taken off through its link.
+    pub(super) fn look_at_planes(&mut self, now: Instant, hands: &mut Hands) {
+        let mut changed = false;
+        for name in &self.planes {
+            let Some((ifindex, _)) = hands.station.link(name) else { continue };
+            match hands.kernel.link(ifindex) {
+                Ok(Some(link)) => {
+                    let message = RouteNetlinkMessage::NewLink(link);
+                    changed |= hands.station.follow(&message).is_some();
+                }
+                // Its end comes as an event.
+                Ok(None) => {}
+                Err(error) => tracing::warn!(interface = %name, %error, "cannot be looked at"),
+            }
+        }
+        if changed {
+            self.look_around(now, hands);
+        }
     }
 
     /// Links or addresses changed.

@@ -242,6 +242,7 @@ impl Speaker {
         if self.strangers.len() > MAX_STRANGERS {
             self.strangers.retain(|_, at| now < *at + STRANGERS_EVERY);
         }
+        self.seats.look_at_planes(now, &mut self.hands);
         self.changed = true;
     }
 

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkMessage, MacVlanMode};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage, MacVlanMode};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
     RouteType,
@@ -34,11 +34,8 @@ pub(super) struct Device {
     pub(super) ifindex: u32,
     /// Its MAC address.
     pub(super) mac: Mac,
-    parent: String,
     /// Addresses with a rule.
     ruled: BTreeSet<IpAddr>,
-    /// What the interface's `arp_ignore` was.
-    arp_ignore: Option<String>,
 }
 
 impl Device {
@@ -51,8 +48,11 @@ impl Device {
     ) -> io::Result<Self> {
         let (parent_index, parent_name) = parent;
         let name = name(v4, parent_index, mac[5]);
+        let answers_for_all = arp_ignore(parent_name)? == "0";
+        let alias = if answers_for_all { RESTORE } else { "" };
         let add = LinkMacVlan::new(&name, parent_index, MacVlanMode::Private)
             .address(mac.to_vec())
+            .append_extra_attribute(LinkAttribute::IfAlias(alias.to_owned()))
             .build();
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
         one(kernel, RouteNetlinkMessage::NewLink(add), flags)?;
@@ -64,19 +64,15 @@ impl Device {
         // What comes in here goes back by the interface's routes.
         set(&format!("ipv4/conf/{name}/rp_filter"), "2")?;
         set(&format!("ipv4/conf/{name}/arp_ignore"), "1")?;
-        let setting = format!("ipv4/conf/{parent_name}/arp_ignore");
-        let before = fs::read_to_string(format!("{SYSCTL}{setting}"))?.trim().to_owned();
-        let arp_ignore = (before == "0").then_some(before);
-        if arp_ignore.is_some() {
-            set(&setting, "1")?;
+        if answers_for_all {
+            set(&format!("ipv4/conf/{parent_name}/arp_ignore"), "1")?;
         }
         let up = LinkUnspec::new_with_index(ifindex).up().build();
         one(kernel, RouteNetlinkMessage::SetLink(up), NLM_F_REQUEST | NLM_F_ACK)?;
         for v4 in [true, false] {
             copy_routes(kernel, v4, parent_index, ifindex)?;
         }
-        let parent = parent_name.to_owned();
-        Ok(Self { ifindex, mac, parent, ruled: BTreeSet::new(), arp_ignore })
+        Ok(Self { ifindex, mac, ruled: BTreeSet::new() })
     }
 
     /// Leads packets from exactly these addresses to the device.
@@ -108,13 +104,8 @@ impl Device {
     /// Takes the device away, with its addresses and routes.
     pub(super) fn lower(mut self, kernel: &mut Kernel) {
         self.rule(kernel, &BTreeSet::new());
-        if let Err(error) = remove_link(kernel, self.ifindex) {
+        if let Err(error) = lower(kernel, self.ifindex) {
             tracing::error!(%error, "the device of a virtual router cannot be removed");
-        }
-        if let Some(before) = &self.arp_ignore
-            && let Err(error) = set(&format!("ipv4/conf/{}/arp_ignore", self.parent), before)
-        {
-            tracing::warn!(%error, interface = %self.parent, "arp_ignore stays 1");
         }
     }
 
@@ -140,7 +131,7 @@ pub(super) fn clear(kernel: &mut Kernel) -> io::Result<Vec<String>> {
     for link in kernel.links()? {
         if let Some(name) = own_name(&link) {
             removed.push(format!("device {name}"));
-            remove_link(kernel, link.header.index)?;
+            lower(kernel, link.header.index)?;
         }
     }
     for v4 in [true, false] {
@@ -209,6 +200,57 @@ fn is_link_local(route: &RouteMessage) -> bool {
     })
 }
 
+/// Removes a device. The last one of an interface that was made to answer for its own addresses
+/// alone puts that back; which one remembers it does not matter, so it hands the alias on.
+fn lower(kernel: &mut Kernel, ifindex: u32) -> io::Result<()> {
+    let links = kernel.links()?;
+    let gone = links.iter().find(|link| link.header.index == ifindex);
+    let (parent, restores) = gone.map_or((None, false), |link| (parent(link), restores(link)));
+    remove_link(kernel, ifindex)?;
+    let Some(parent) = parent.filter(|_| restores) else { return Ok(()) };
+    let other = links.iter().find(|link| {
+        link.header.index != ifindex
+            && own_name(link).is_some()
+            && self::parent(link) == Some(parent)
+    });
+    if let Some(other) = other {
+        let heir = LinkUnspec::new_with_index(other.header.index)
+            .append_extra_attribute(LinkAttribute::IfAlias(RESTORE.to_owned()))
+            .build();
+        return one(kernel, RouteNetlinkMessage::SetLink(heir), NLM_F_REQUEST | NLM_F_ACK);
+    }
+    let interface = links.iter().find(|link| link.header.index == parent).and_then(link_name);
+    match interface {
+        Some(name) => set(&format!("ipv4/conf/{name}/arp_ignore"), "0"),
+        None => Ok(()),
+    }
+}
+
+fn arp_ignore(interface: &str) -> io::Result<String> {
+    let path = format!("{SYSCTL}ipv4/conf/{interface}/arp_ignore");
+    Ok(fs::read_to_string(path)?.trim().to_owned())
+}
+
+fn parent(link: &LinkMessage) -> Option<u32> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn restores(link: &LinkMessage) -> bool {
+    let is_alias =
+        |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfAlias(a) if a == RESTORE);
+    link.attributes.iter().any(is_alias)
+}
+
+fn link_name(link: &LinkMessage) -> Option<&str> {
+    link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.as_str()),
+        _ => None,
+    })
+}
+
 fn remove_link(kernel: &mut Kernel, ifindex: u32) -> io::Result<()> {
     let mut message = LinkMessage::default();
     message.header.index = ifindex;
@@ -230,18 +272,12 @@ fn name(v4: bool, parent: u32, vrid: u8) -> String {
 }
 
 fn is_named(link: &LinkMessage, name: &str) -> bool {
-    use netlink_packet_route::link::LinkAttribute::IfName;
-    link.attributes.iter().any(|attribute| matches!(attribute, IfName(found) if found == name))
+    link_name(link) == Some(name)
 }
 
 /// The name of a link, if [`name`] gives such names.
 fn own_name(link: &LinkMessage) -> Option<&str> {
-    use netlink_packet_route::link::LinkAttribute::IfName;
-    let mut names = link.attributes.iter().filter_map(|attribute| match attribute {
-        IfName(name) => Some(name.as_str()),
-        _ => None,
-    });
-    names.find(|name| {
+    link_name(link).filter(|name| {
         let mut parts = name.split('.');
         let kind = matches!(parts.next(), Some("lbv4" | "lbv6"));
         let parent = parts.next().is_some_and(|part| part.parse::<u32>().is_ok());
@@ -255,6 +291,9 @@ fn table(ifindex: u32) -> u32 {
     TABLES + ifindex
 }
 
+/// The alias of a device whose end puts the interface's `arp_ignore` back to 0. On the device, so
+/// that a later life finds it.
+const RESTORE: &str = "lb: arp_ignore of the interface was 0";
 const SYSCTL: &str = "/proc/sys/net/";
 const TABLES: u32 = 112_000_000;
 /// Before the main table (32766), behind what an operator puts first.
@@ -263,7 +302,6 @@ const RULE_PRIORITY: u32 = 11_200;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use netlink_packet_route::link::LinkAttribute;
 
     #[test]
     fn names_fit_and_are_known_again() {

@@ -21,6 +21,9 @@ pub struct Setup {
     pub groups: Vec<(String, Vec<String>)>,
     /// How long virtual addresses are kept without a controller (lb only).
     pub grace: Option<Duration>,
+    /// Whether keepalived runs as an ordinary process, as it does unless it is told otherwise; in
+    /// the lab it runs before others, as lb does, or a busy machine would decide who is master.
+    pub is_ordinary: bool,
     /// Where mail about transitions goes: `ADDRESS:PORT`.
     pub mail: Option<String>,
 }
@@ -160,6 +163,9 @@ impl Setup {
     /// As keepalived.conf(5).
     pub fn keepalived(&self, node: &str) -> String {
         let mut text = format!("global_defs {{\n  router_id {node}\n  script_user root\n");
+        if !self.is_ordinary {
+            text.push_str("  vrrp_rt_priority 1\n");
+        }
         if let Some(mail) = &self.mail {
             let (host, port) = mail.rsplit_once(':').unwrap_or((mail, "25"));
             let _ = writeln!(text, "  smtp_server {host} {port}\n  smtp_connect_timeout 2");

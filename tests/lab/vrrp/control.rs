@@ -186,6 +186,9 @@ fn detach_takes_away_what_dead_processes_left() {
         let links = pair.a.ns.run("ip -o link")?;
         let rules = pair.a.ns.run("ip rule")?;
         ensure!(!links.contains("lbv4") && !rules.contains(VIP), "{links}{rules}");
+        let setting = format!("cat /proc/sys/net/ipv4/conf/{INTERFACE}/arp_ignore");
+        let arp_ignore = pair.a.ns.run(&setting)?;
+        ensure!(arp_ignore.trim() == "0", "arp_ignore stays {arp_ignore}");
         Ok(())
     });
 }
@@ -237,6 +240,28 @@ fn the_owner_of_the_addresses_is_master_at_once() {
     });
 }
 
+/// keepalived would be deaf, and a second master.
+#[test]
+fn a_local_packet_filter_makes_no_second_master_and_is_named() {
+    pair::scenario(0, |pair| {
+        let capture = Capture::start(pair)?;
+        let [_a, b] = start(pair, [Keepalived, Lb], &setups(&instance()))?;
+        let b = lb(&b)?;
+        let nft = |words: &str| pair.b.ns.run(&format!("nft {words}"));
+        nft("add table inet filter")?;
+        nft("add chain inet filter input { type filter hook input priority 0 ; }")?;
+        nft("add rule inet filter input ip protocol vrrp drop")?;
+        eventually(seconds(10), "the rule is named", || {
+            let told = vrrp(b)?;
+            let rule = told["filters"][0].as_str().unwrap_or_default().to_owned();
+            Ok(told["filtered"] == true && rule.contains("ip protocol vrrp drop"))
+        })?;
+        stays(&capture, [&pair.a, &pair.b], VIP, instance().down_interval() * 3)?;
+        nft("flush ruleset")?;
+        eventually(seconds(5), "nothing is filtered", || Ok(vrrp(b)?["filtered"] == false))
+    });
+}
+
 /// A node that does not forward must not be master, whatever its priority.
 #[test]
 fn a_node_whose_program_is_taken_off_gives_way() {
@@ -246,7 +271,8 @@ fn a_node_whose_program_is_taken_off_gives_way() {
         let since = now();
         let pin = program_link(&pair.a)?;
         pair.a.ns.run(&format!("bpftool link detach pinned {pin}"))?;
-        capture.wait_advert(&pair.a, since, seconds(1), "a goodbye", is_goodbye)?;
+        // Nobody is told when that happens, so the speaker looks once a second.
+        capture.wait_advert(&pair.a, since, seconds(3), "a goodbye", is_goodbye)?;
         owns(&pair.b, &pair.a, VIP)?;
         let told = vrrp(lb(&a)?)?;
         ensure!(told["state"] == "fault" && told["reasons"][0]["effect"] == "fault", "{told}");
