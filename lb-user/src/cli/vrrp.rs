@@ -56,6 +56,12 @@ fn resign(name: &str, daemon: &Daemon) -> anyhow::Result<()> {
 
 /// Runs until the controller says stop, or stays away for too long.
 pub(super) fn speak(arguments: &Speaker) -> anyhow::Result<()> {
-    log::start(Log { level: arguments.log_level.into(), format: arguments.log_format.into() })?;
+    let log = Log { level: arguments.log_level.into(), format: arguments.log_format.into() };
+    // First, so that the thread that writes the log has no more rights than this one.
+    let refused = speaker::settle()?;
+    let _log = log::start_patient(log)?;
+    for refused in refused {
+        tracing::warn!("{refused}");
+    }
     speaker::run(&arguments.socket)
 }

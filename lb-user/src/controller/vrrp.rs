@@ -21,6 +21,7 @@ use crate::metrics;
 use crate::model::{self, Director, Script};
 use crate::notify::{Notifier, Settings};
 use crate::plan::VirtualMac;
+use crate::speaker;
 use crate::speaker::client::{self, Client};
 use crate::speaker::protocol::{Entered, Report, Request as Say, Status};
 use crate::track::{ScriptChanged, Tracker};
@@ -38,6 +39,10 @@ pub(super) struct Vrrp {
     /// The line to the speaker, once an instance has asked for one.
     client: Option<Client>,
     is_up: bool,
+    /// A node without instances has looked for what an earlier life left.
+    is_swept: bool,
+    /// The speaker could not be told the configuration in force.
+    is_behind: bool,
     /// Configurations that the speaker has not taken over yet.
     configuring: usize,
     /// Whether the speaker has told of itself since the start.
@@ -61,19 +66,22 @@ impl Vrrp {
             notifier: Notifier::spawn(settings(director)),
             client: None,
             is_up: false,
+            is_swept: false,
+            is_behind: false,
             configuring: 0,
             has_told: false,
             statuses: Vec::new(),
             filters: Filters::default(),
             resigning: Vec::new(),
             deafness: Deafness::default(),
-            has_beaten: false,
+            // The data plane has beaten once when it was opened.
+            has_beaten: true,
         }
     }
 
     /// Whether what was asked of the speaker is in force.
     pub(super) fn is_settled(&self) -> bool {
-        self.client.is_none() || (self.is_up && self.configuring == 0)
+        self.client.is_none() || (self.is_up && self.configuring == 0 && !self.is_behind)
     }
 
     /// Has the speaker resign and end.
@@ -124,6 +132,9 @@ impl Controller {
         self.vrrp.tracker.set_scripts(&speech::tracked_scripts(director));
         if self.vrrp.client.is_none() {
             if director.vrrp.instances.is_empty() {
+                if !std::mem::replace(&mut self.vrrp.is_swept, true) {
+                    sweep(director);
+                }
                 return;
             }
             let socket = client::socket_beside(&director.admin.socket);
@@ -138,17 +149,20 @@ impl Controller {
     fn configure_vrrp(&mut self) {
         let configuration = Box::new(speech::configuration(&self.start.director));
         let tracked = speech::tracked(&self.start.director, &self.known());
-        if let Some(client) = &self.vrrp.client
-            && client.say(Say::Configure(configuration, tracked))
-        {
-            self.vrrp.configuring += 1;
+        if let Some(client) = &self.vrrp.client {
+            let is_said = client.say(Say::Configure(configuration, tracked));
+            self.vrrp.is_behind = !is_said;
+            self.vrrp.configuring += usize::from(is_said);
         }
     }
 
     /// Tells the speaker how tracked objects are by now.
     pub(super) fn track(&mut self) {
-        if !self.vrrp.is_up {
+        if !self.vrrp.is_up || self.stopping.is_some() {
             return;
+        }
+        if self.vrrp.is_behind {
+            self.configure_vrrp();
         }
         let tracked = speech::tracked(&self.start.director, &self.known());
         if let Some(client) = &self.vrrp.client
@@ -234,13 +248,21 @@ impl Controller {
     /// Looks whether what XDP counts is heard; once a second.
     pub(super) fn look_for_deafness(&mut self) {
         let (Some(engine), true) = (&mut self.engine, self.vrrp.is_up) else { return };
-        for instance in &self.start.director.vrrp.instances {
+        let instances = &self.start.director.vrrp.instances;
+        for instance in instances {
             let Some(mac) = speech::virtual_mac(instance) else { continue };
-            let status = self.vrrp.statuses.iter().find(|status| status.name == instance.name);
+            // XDP counts over all interfaces, so all instances of the identifier count together.
+            let alike = |other: &&model::VrrpInstance| speech::virtual_mac(other) == Some(mac);
+            let adverts: u64 = instances
+                .iter()
+                .filter(alike)
+                .filter_map(|other| self.vrrp.status(&other.name))
+                .map(|status| {
+                    status.counters.received + status.counters.refused.values().sum::<u64>()
+                })
+                .sum();
             let frames = engine.dataplane().tables().vrrp_frames_of(mac.family, mac.vrid);
-            let (Some(status), Ok(frames)) = (status, frames) else { continue };
-            let refused: u64 = status.counters.refused.values().sum();
-            let adverts = status.counters.received + refused;
+            let Ok(frames) = frames else { continue };
             if self.vrrp.deafness.look(&instance.name, frames, adverts) {
                 tracing::warn!(
                     instance = %instance.name, interface = %instance.interface,
@@ -375,6 +397,18 @@ impl Controller {
 /// What holds for all notifications.
 fn settings(director: &Director) -> Settings {
     Settings::new(&director.node, director.notifications.email.clone())
+}
+
+/// Ends a speaker that waits for a controller which wants none, and takes away what it left.
+fn sweep(director: &Director) {
+    let ended = speaker::end(&client::socket_beside(&director.admin.socket));
+    let removed = ended.and_then(|_| speaker::clear());
+    match removed {
+        Ok(removed) => removed.iter().for_each(|what| {
+            tracing::info!("left by an earlier life and removed: {what}");
+        }),
+        Err(error) => tracing::warn!("what VRRP left may have stayed: {error:#}"),
+    }
 }
 
 /// How long a stop waits for commands and mails.

@@ -12,6 +12,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -88,21 +90,35 @@ async fn keep<E>(
         let began = Instant::now();
         match reach(&socket, log).await {
             Ok((mut stream, child)) => {
-                while queue.try_recv().is_ok() {
-                    // It was meant for another one.
+                // What was said before was meant for another one, but for the end.
+                let mut is_over = false;
+                while let Ok(request) = queue.try_recv() {
+                    is_over |= request == Request::Stop;
                 }
                 if events.send(E::from(Event::Up)).await.is_err() {
                     return;
                 }
-                let over = talk(&mut stream, &mut queue, &events).await;
-                if let Some(mut child) = child {
-                    // Reaps it; a speaker that closed the line is about to end.
-                    let _status = timeout(STOPPING, child.wait()).await;
-                }
+                let over = talk(&mut stream, &mut queue, &events, is_over).await;
                 match over {
-                    Over::Asked | Over::NobodyAsks => return,
-                    Over::Lost(why) => tracing::error!("the speaker is gone: {why}"),
+                    Over::NobodyAsks => return,
+                    Over::Asked => {
+                        end(stream, child, STOPPING, true).await;
+                        return;
+                    }
                     Over::Foreign => continue,
+                    Over::Silent => {
+                        tracing::error!("the speaker has said nothing for {SILENT:?}");
+                        end(stream, child, Duration::ZERO, true).await;
+                    }
+                    Over::Lost(why) if end(stream, child, ENDING, false).await => {
+                        tracing::error!("the speaker is gone: {why}");
+                    }
+                    Over::Lost(why) => {
+                        // It lives, and has its addresses.
+                        tracing::warn!("the line to the speaker is lost: {why}");
+                        sleep(PAUSE).await;
+                        continue;
+                    }
                 }
                 clear(&netlink).await;
                 if events.send(E::from(Event::Lost)).await.is_err() {
@@ -128,6 +144,34 @@ async fn keep<E>(
     }
 }
 
+/// Whether the process behind a line that is over is gone within `patience`. One that does not
+/// speak must not keep addresses, nor take them again: if it `must` go, it is killed then.
+async fn end(stream: UnixStream, child: Option<Child>, patience: Duration, must: bool) -> bool {
+    let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    drop(stream);
+    let is_gone = match child {
+        Some(mut child) => timeout(patience, child.wait()).await.is_ok(),
+        None => timeout(patience, vanish(pid)).await.is_ok(),
+    };
+    let Some(pid) = pid.filter(|_| must && !is_gone) else { return is_gone };
+    tracing::error!(pid, "the speaker does not end by itself: it is killed");
+    let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    timeout(ENDING, vanish(Some(pid))).await.is_ok()
+}
+
+/// Waits until there is no process of this id, or only its remains.
+async fn vanish(pid: Option<i32>) {
+    let Some(pid) = pid else { return };
+    let is_there = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+        state.is_some_and(|state| state != 'Z')
+    };
+    while is_there() {
+        sleep(POLL).await;
+    }
+}
+
 /// Takes away what a speaker that is gone left on interfaces.
 async fn clear(netlink: &Netlink) {
     match netlink.remove_marked(OWNER).await {
@@ -146,8 +190,10 @@ enum Over {
     Asked,
     /// The controller asks no more; the speaker goes on.
     NobodyAsks,
-    /// It died, or is not understood.
+    /// It closed the line, or is not understood.
     Lost(String),
+    /// It says nothing.
+    Silent,
     /// It spoke another version and was asked to stop.
     Foreign,
 }
@@ -156,12 +202,17 @@ async fn talk<E>(
     stream: &mut UnixStream,
     queue: &mut mpsc::Receiver<Request>,
     events: &mpsc::Sender<E>,
+    mut stopping: bool,
 ) -> Over
 where
     E: From<Event> + Send + 'static,
 {
     let (mut reader, mut writer) = stream.split();
-    let (mut received, mut stopping) = (Vec::with_capacity(BUFFER), false);
+    let mut received = Vec::with_capacity(BUFFER);
+    if stopping && say(&mut writer, &Request::Stop).await.is_err() {
+        return Over::Asked;
+    }
+    let mut heard = Instant::now();
     let mut alive = interval(ALIVE);
     alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -170,7 +221,7 @@ where
                 // However it ends: it may not have read everything before it closed the line.
                 Ok(0) | Err(_) if stopping => return Over::Asked,
                 Ok(0) => return Over::Lost("it closed the line".to_owned()),
-                Ok(_) => {}
+                Ok(_) => heard = Instant::now(),
                 Err(error) => return Over::Lost(error.to_string()),
             },
             request = queue.recv() => {
@@ -183,6 +234,9 @@ where
                 }
             }
             _ = alive.tick() => {
+                if heard.elapsed() > SILENT {
+                    return Over::Silent;
+                }
                 if let Err(error) = say(&mut writer, &Request::Alive).await
                     && !stopping
                 {
@@ -255,8 +309,8 @@ fn spawn(socket: &Path, log: Log) -> anyhow::Result<Child> {
     command.arg("speaker").arg("--socket").arg(socket);
     command.args(["--log-level", level(log.level), "--log-format", format(log.format)]);
     command.stdin(Stdio::null()).stdout(Stdio::null());
-    // It outlives this process, and what is sent to this process's group is not for it.
-    command.process_group(0).kill_on_drop(false);
+    // It outlives this process, in a session of its own.
+    command.kill_on_drop(false);
     command.spawn().context("start `lb speaker`")
 }
 
@@ -285,6 +339,11 @@ const BUFFER: usize = 1 << 16;
 const ALIVE: Duration = Duration::from_millis(200);
 /// How long a new speaker may take to listen.
 const STARTING: Duration = Duration::from_secs(5);
+/// How long one may say nothing that tells of itself every second; a process that is stopped, or
+/// stuck, still has its addresses.
+const SILENT: Duration = Duration::from_secs(5);
+/// How long one may live on after its line was closed.
+const ENDING: Duration = Duration::from_millis(50);
 /// How long one may take to resign and end.
 const STOPPING: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(2);

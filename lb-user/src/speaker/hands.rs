@@ -78,8 +78,10 @@ impl Hands {
         let answers = match self.kernel.add(places, &self.devices) {
             Ok(answers) => answers,
             Err(error) => {
-                tracing::error!(%error, "the kernel does not answer: no address was added");
-                return added;
+                tracing::error!(%error, "the kernel does not answer: addresses may be missing");
+                self.look_again();
+                let there = places.iter().copied().filter(|place| self.station.is_virtual(place));
+                return there.collect();
             }
         };
         for (place, answer) in places.iter().zip(answers) {

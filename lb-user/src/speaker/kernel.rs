@@ -157,8 +157,22 @@ impl Kernel {
         self.ask(places.iter().map(message).collect())
     }
 
-    /// Sends all requests, then reads an answer to each.
+    /// Sends requests, then reads an answer to each; a few dozen at a time, so that the answers fit
+    /// the socket.
     pub(super) fn ask(
+        &mut self,
+        mut requests: Vec<(RouteNetlinkMessage, u16)>,
+    ) -> io::Result<Vec<io::Result<()>>> {
+        let mut answers = Vec::with_capacity(requests.len());
+        while !requests.is_empty() {
+            let rest = requests.split_off(requests.len().min(AT_ONCE));
+            answers.extend(self.ask_at_once(requests)?);
+            requests = rest;
+        }
+        Ok(answers)
+    }
+
+    fn ask_at_once(
         &mut self,
         requests: Vec<(RouteNetlinkMessage, u16)>,
     ) -> io::Result<Vec<io::Result<()>>> {
@@ -234,7 +248,7 @@ impl Events {
 
     /// What changed since the last call; `None` when some of it was lost.
     pub(super) fn take(&self) -> Option<Vec<RouteNetlinkMessage>> {
-        let mut found = Vec::new();
+        let (mut found, mut is_lost) = (Vec::new(), false);
         loop {
             match datagram(&self.0) {
                 Ok(bytes) => {
@@ -245,9 +259,14 @@ impl Events {
                         }
                     }));
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Some(found),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return (!is_lost).then_some(found);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_lost) => return None,
+                // The loss is told before what was queued: older than what is read anew, so all of
+                // it has to go.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => is_lost = true,
+                Err(_broken) => return None,
             }
         }
     }
@@ -315,5 +334,7 @@ fn address_message(place: &Place, has_route: bool) -> AddressMessage {
 const DEADLINE: Duration = Duration::from_secs(2);
 /// More than the kernel puts into one datagram of an answer.
 const DATAGRAM: usize = 1 << 16;
+/// Requests before their answers are read.
+const AT_ONCE: usize = 64;
 /// Bytes of a netlink header.
 const HEADER: usize = 16;

@@ -11,10 +11,16 @@ use std::io;
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 
 /// Locks memory, asks for the processor before others, and gives up every privilege but those
-/// that VRRP needs.
-pub(super) fn settle() {
+/// that VRRP needs; gives the steps that were refused. To be called before there is a second
+/// thread.
+///
+/// # Errors
+/// When signals cannot be held back: then none would be answered with a resignation.
+pub fn settle() -> anyhow::Result<Vec<String>> {
+    terminations().thread_block()?;
     let steps: [(&str, Step); 6] = [
         ("leave the terminal's session", || match nix::unistd::setsid() {
             // It leads a session already.
@@ -27,11 +33,19 @@ pub(super) fn settle() {
         ("take no new privileges", || Ok(nix::sys::prctl::set_no_new_privs()?)),
         ("give up privileges", give_up_privileges),
     ];
-    for (what, step) in steps {
-        if let Err(error) = step() {
-            tracing::warn!(%error, "the speaker cannot {what}");
-        }
-    }
+    let refused = steps.into_iter().filter_map(|(what, step)| {
+        let error = step().err()?;
+        Some(format!("the speaker cannot {what}: {error}"))
+    });
+    Ok(refused.collect())
+}
+
+/// Signals that ask to end, to be read instead of killing: a resignation comes first.
+pub(super) fn terminations() -> SigSet {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals
 }
 
 /// One of the steps.

@@ -5,13 +5,14 @@
 mod addresses;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::speaker::hands::Hands;
 use crate::speaker::kernel::Place;
 use crate::speaker::protocol::{Counters, Entered, InstanceConfig, Report, Tracked, Transition};
+use crate::speaker::quiet::Quiet;
 use crate::speaker::socket::Voice;
 use crate::speaker::virtual_mac::Device;
 use crate::vrrp::contest::Contest;
@@ -31,6 +32,8 @@ pub(super) struct Router {
     v4: bool,
     /// Where it is, while its interface can carry adverts.
     position: Option<Position>,
+    /// Where it was last.
+    last_position: Option<Position>,
     voice: Option<Voice>,
     expected: Option<Expected>,
     /// Addresses that are on this host because of it.
@@ -53,7 +56,7 @@ pub(super) struct Router {
     counters: Counters,
     transitions: std::collections::VecDeque<Transition>,
     state: State,
-    quiet: BTreeMap<(&'static str, IpAddr), Quiet>,
+    quiet: Quiet,
     cannot_send: bool,
 }
 
@@ -64,12 +67,6 @@ struct Position {
     /// The sender's MAC address: the interface's own or the virtual router's.
     mac: Mac,
     source: IpAddr,
-}
-
-/// A refusal that was logged.
-struct Quiet {
-    since: Instant,
-    suppressed: u64,
 }
 
 impl Router {
@@ -86,6 +83,7 @@ impl Router {
             version,
             v4,
             position: None,
+            last_position: None,
             voice: None,
             expected: None,
             held: BTreeSet::new(),
@@ -101,7 +99,7 @@ impl Router {
             counters: Counters::default(),
             transitions: std::collections::VecDeque::new(),
             state: State::Init,
-            quiet: BTreeMap::new(),
+            quiet: Quiet::default(),
             cannot_send: false,
         })
     }
@@ -113,6 +111,10 @@ impl Router {
         let readdressed = list(&self.config) != list(&config);
         if let Some(interval) = Interval::new(self.version, config.interval) {
             self.interval = interval;
+        }
+        if self.config.unicast != config.unicast {
+            self.expected = None;
+            self.voice = None;
         }
         self.config = config;
         readdressed
@@ -151,14 +153,18 @@ impl Router {
     /// can carry adverts.
     pub(super) fn locate(&mut self, hands: &mut Hands) -> bool {
         let before = self.position.take();
-        self.position = self.find(hands);
+        self.position = self.find(hands, before);
         let Some(position) = self.position else { return false };
-        if before != self.position || self.expected.is_none() {
-            if let Err(error) = hands.join(position.ifindex, &self.config.interface, self.v4) {
+        self.last_position = Some(position);
+        if let Err(error) = hands.join(position.ifindex, &self.config.interface, self.v4) {
+            if self.quiet.is_news("join", position.source) {
                 tracing::error!(instance = %self.config.name, %error, "VRRP cannot be heard");
-                self.position = None;
-                return false;
             }
+            self.position = None;
+            return false;
+        }
+        let is_mute = self.config.unicast.is_some() && self.voice.is_none();
+        if before != self.position || self.expected.is_none() || is_mute {
             self.open_voice(position.source);
         }
         self.listen_beside(hands);
@@ -166,14 +172,20 @@ impl Router {
         true
     }
 
-    fn find(&self, hands: &Hands) -> Option<Position> {
+    /// An address that adverts leave from stays theirs as long as it is there.
+    fn find(&self, hands: &Hands, before: Option<Position>) -> Option<Position> {
         let (ifindex, link) = hands.station.link(&self.config.interface)?;
         let virtual_mac = frame::virtual_mac(self.v4, self.config.vrid);
         let mac = if self.config.virtual_mac { Some(virtual_mac) } else { link.mac };
         let own = self.vips().map(|vip| vip.address).collect();
-        let source = match &self.config.unicast {
-            Some((source, _)) => Some(*source),
-            None => hands.station.primary(ifindex, self.v4, &own),
+        let known = before.filter(|before| {
+            before.ifindex == ifindex
+                && hands.station.own(ifindex, self.v4).contains(&before.source)
+        });
+        let source = match (&self.config.unicast, known) {
+            (Some((source, _)), _) => hands.station.has_address(*source).then_some(*source),
+            (None, Some(known)) => Some(known.source),
+            (None, None) => hands.station.primary(ifindex, self.v4, &own),
         };
         match (link.running, mac, source) {
             (true, Some(mac), Some(source)) => Some(Position { ifindex, mac, source }),
@@ -224,8 +236,13 @@ impl Router {
         self.config.addresses.iter().map(|vip| vip.address).collect()
     }
 
-    /// Takes what the controller says of tracked objects.
-    pub(super) fn track(&mut self, tracked: Vec<Tracked>) {
+    /// Takes what the controller says of tracked objects. A controller that has begun anew knows
+    /// nothing yet: then what the one before said holds.
+    pub(super) fn track(&mut self, mut tracked: Vec<Tracked>) {
+        for object in tracked.iter_mut().filter(|object| object.well.is_none()) {
+            let known = self.tracked.iter().find(|known| known.name == object.name);
+            object.well = known.and_then(|known| known.well);
+        }
         self.tracked = tracked;
     }
 
@@ -259,6 +276,15 @@ impl Router {
             && self.position.is_some_and(|position| position.ifindex == ifindex)
     }
 
+    /// Whether it hears this sender, if several routers have one identifier: some by unicast, each
+    /// from its own peers, and one from the group.
+    pub(super) fn hears(&self, facts: &Facts) -> bool {
+        match &self.config.unicast {
+            Some((_, peers)) => peers.contains(&facts.source),
+            None => facts.destination.is_multicast(),
+        }
+    }
+
     /// Takes an advert, or refuses it with a log line now and then.
     pub(super) fn hear(&mut self, now: Instant, facts: &Facts, message: &[u8]) -> Option<Accepted> {
         let expected = self.expected.as_ref()?;
@@ -283,21 +309,7 @@ impl Router {
     fn refuse(&mut self, now: Instant, source: IpAddr, refused: &Refused) {
         let reason = refused.reason();
         *self.counters.refused.entry(reason.to_owned()).or_default() += 1;
-        if self.quiet.len() >= MAX_QUIET {
-            self.quiet.retain(|_, quiet| now < quiet.since + LOG_EVERY);
-        }
-        let is_full = self.quiet.len() >= MAX_QUIET;
-        let suppressed = match self.quiet.get_mut(&(reason, source)) {
-            Some(quiet) if now < quiet.since + LOG_EVERY => {
-                quiet.suppressed += 1;
-                return;
-            }
-            Some(quiet) => quiet.suppressed,
-            // Somebody makes addresses up.
-            None if is_full => return,
-            None => 0,
-        };
-        self.quiet.insert((reason, source), Quiet { since: now, suppressed: 0 });
+        let Some(suppressed) = self.quiet.admit(now, reason, source) else { return };
         tracing::warn!(
             instance = %self.config.name, %source, reason, suppressed,
             "an advert is ignored: {refused}"
@@ -312,7 +324,10 @@ impl Router {
                 let fresh = self.heard_at.is_some_and(|at| now < at + 2 * self.interval.duration());
                 self.acquire(fresh, hands);
             }
-            Output::ReplaceVips => self.replace(hands),
+            Output::ReplaceVips => {
+                // They are announced next.
+                let _added = self.replace(hands);
+            }
             Output::ReleaseVips => self.release(hands),
             Output::SendGratuitous { count, .. } => self.announce(*count, hands),
             Output::Entered { state, cause } => self.entered(*state, cause, hands),
@@ -321,12 +336,17 @@ impl Router {
     }
 
     fn advertise(&mut self, priority: u8, hands: &mut Hands) {
-        let Some(position) = self.position else { return };
+        // A goodbye leaves from where the router was, even if it may not be there any more.
+        let goodbye = self.last_position.filter(|_| priority == 0);
+        let Some(position) = self.position.or(goodbye) else { return };
         let mut result = Ok(());
         for destination in self.destinations() {
             let sent = self.message(priority, position.source, destination).and_then(|message| {
                 let sent = match &self.voice {
                     Some(voice) => voice.send(destination, &message),
+                    None if self.config.unicast.is_some() => {
+                        Err(std::io::ErrorKind::NotConnected.into())
+                    }
                     None => {
                         let to = frame::group_mac(destination);
                         let way = Way { from: position.mac, to };
@@ -427,7 +447,10 @@ impl Router {
             _ => {}
         }
         let own = self.position.map(|position| position.source.to_string()).unwrap_or_default();
-        tracing::warn!(instance = %self.config.name, note = note.name(), own, "{note}");
+        let about = note.about().unwrap_or(UNSPECIFIED);
+        if self.quiet.is_news(note.name(), about) {
+            tracing::warn!(instance = %self.config.name, note = note.name(), own, "{note}");
+        }
     }
 
     /// Its state as it was entered last.
@@ -440,9 +463,6 @@ fn object(name: &str, weight: i16, well: Option<bool>) -> priority::Tracked {
     priority::Tracked { name: name.to_owned(), weight, reverse: false, well }
 }
 
-/// From one log line about the same refusal to the next.
-const LOG_EVERY: Duration = Duration::from_secs(60);
-/// Refusals that are told apart.
-const MAX_QUIET: usize = 64;
+const UNSPECIFIED: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 /// Transitions that are remembered.
 const MAX_TRANSITIONS: usize = 32;

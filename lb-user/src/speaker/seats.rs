@@ -39,12 +39,30 @@ impl Seats {
         hands: &mut Hands,
     ) {
         self.planes.clone_from(&configuration.interfaces);
+        // One may have been attached a moment ago.
+        self.look_at_planes(now, hands);
         let mut before = std::mem::take(&mut self.seats);
         let wanted = arrange(configuration);
-        let mut kept = Vec::new();
+        // By their names first: several may have one identity, told apart by their peers.
+        let mut kept: Vec<Option<Seat>> = Vec::new();
         for (group, configs) in &wanted {
-            let found = before.iter().position(|seat| is_same(seat, group.as_ref(), configs));
+            let found = before.iter().position(|seat| {
+                has_names(seat, configs) && is_same(seat, group.as_ref(), configs)
+            });
             kept.push(found.map(|at| before.remove(at)));
+        }
+        for ((group, configs), kept) in wanted.iter().zip(&mut kept) {
+            let left = |seat: &Seat| {
+                seat.routers.iter().all(|router| {
+                    configuration.instances.iter().all(|config| config.name != router.config.name)
+                })
+            };
+            let renamed = |seat: &Seat| left(seat) && is_same(seat, group.as_ref(), configs);
+            if kept.is_none()
+                && let Some(at) = before.iter().position(renamed)
+            {
+                *kept = Some(before.remove(at));
+            }
         }
         // What leaves does so first: its addresses may be another one's now.
         for mut seat in before {
@@ -167,10 +185,19 @@ impl Seats {
         hands: &mut Hands,
     ) -> bool {
         let v4 = facts.source.is_ipv4();
+        let is_for = |router: &&mut Router| router.is_for(facts.interface, vrid, v4);
+        let (mut count, mut hearing) = (0, 0);
+        for router in self.routers().filter(is_for) {
+            count += 1;
+            hearing += usize::from(router.hears(facts));
+        }
         let mut known = false;
         for seat in &mut self.seats {
             for member in 0..seat.routers.len() {
-                if !seat.routers[member].is_for(facts.interface, vrid, v4) {
+                let router = &seat.routers[member];
+                // One alone says why it refuses what is not for it.
+                let is_anothers = count > 1 && hearing > 0 && !router.hears(facts);
+                if !router.is_for(facts.interface, vrid, v4) || is_anothers {
                     continue;
                 }
                 known = true;
@@ -253,6 +280,11 @@ fn arrange(configuration: &Configuration) -> Vec<(Option<String>, Vec<InstanceCo
     }
     wanted.extend(left.into_iter().map(|config| (None, vec![config])));
     wanted
+}
+
+fn has_names(seat: &Seat, configs: &[InstanceConfig]) -> bool {
+    let names = seat.routers.iter().map(|router| &router.config.name);
+    names.eq(configs.iter().map(|config| &config.name))
 }
 
 fn is_same(seat: &Seat, group: Option<&String>, configs: &[InstanceConfig]) -> bool {

@@ -25,8 +25,10 @@ impl Ear {
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
         socket.set_nonblocking(true)?;
         socket.attach_filter(&filter())?;
-        ignore_outgoing(&socket)?;
-        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        set(&socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
+        // Beyond what the host lets others have; without the right to that, as much as it does.
+        set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, RECEIVE_BUFFER)
+            .or_else(|_| socket.set_recv_buffer_size(RECEIVE_BUFFER as usize))?;
         socket.bind(&link_address(ifindex)?)?;
         Ok(Self(socket))
     }
@@ -69,8 +71,11 @@ impl Member {
     pub(super) fn drain(&self) -> u64 {
         let mut buffer = [0; 64];
         let mut count = 0;
-        // What is longer than the buffer is cut off, and no part of it comes later.
-        while let Ok(Some(_)) = read(&self.0, &mut buffer) {
+        // What is longer than the buffer is cut off, and no part of it comes later. A flood is left
+        // for the next time.
+        while count < MOST_DRAINED
+            && let Ok(Some(_)) = read(&self.0, &mut buffer)
+        {
             count += 1;
         }
         count
@@ -145,27 +150,32 @@ fn link_address(ifindex: u32) -> io::Result<SockAddr> {
     Ok(address)
 }
 
-fn ignore_outgoing(socket: &Socket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    // SAFETY: the option takes an int, which is live for the call.
+fn set(
+    socket: &Socket,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the options that are set here take an int, which is live for the call.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            PACKET_IGNORE_OUTGOING,
-            (&raw const on).cast(),
-            size_of_val(&on) as libc::socklen_t,
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Frames of interest: without a VLAN tag (those belong to another interface), VRRP over either
-/// family, ARP, and neighbour advertisements.
-fn filter() -> [SockFilter; 15] {
+/// Frames of interest: without a VLAN (those belong to another interface; VLAN 0 is none, only a
+/// priority), VRRP over either family, ARP, and neighbour advertisements.
+fn filter() -> [SockFilter; 16] {
     let jump = |value, yes, no| SockFilter::new(JUMP_IF_EQUAL, yes, no, value);
     [
-        SockFilter::new(LOAD_WORD, 0, 0, VLAN_TAG_PRESENT),
+        SockFilter::new(LOAD_WORD, 0, 0, VLAN_TAG),
+        SockFilter::new(AND, 0, 0, VLAN_ID),
         jump(0, 0, 12),
         SockFilter::new(LOAD_HALF, 0, 0, ETHERTYPE_AT),
         jump(ETHERTYPE_ARP, 9, 0),
@@ -199,10 +209,14 @@ const LOAD_HALF: u16 = 0x28;
 const LOAD_BYTE: u16 = 0x30;
 const JUMP_IF_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
-/// SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT.
-const VLAN_TAG_PRESENT: u32 = 0xffff_f000 + 48;
+const AND: u16 = 0x54;
+/// SKF_AD_OFF + SKF_AD_VLAN_TAG; 0 without a tag.
+const VLAN_TAG: u32 = 0xffff_f000 + 44;
+const VLAN_ID: u32 = 0xfff;
 /// linux/if_packet.h, since Linux 4.20.
 const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 const CONTROL: u32 = 0xc0;
+/// Packets that are counted at a time.
+const MOST_DRAINED: u64 = 4096;
 /// Room for a burst while the process does not run.
-const RECEIVE_BUFFER: usize = 1 << 20;
+const RECEIVE_BUFFER: libc::c_int = 1 << 20;

@@ -118,6 +118,11 @@ impl Station {
         self.held.contains_key(place)
     }
 
+    /// Whether any interface has this address.
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        self.held.keys().any(|place| place.address == address)
+    }
+
     /// Whether an address is there because VRRP put it there.
     pub(super) fn is_virtual(&self, place: &Place) -> bool {
         self.held.get(place).is_some_and(|held| held.is_virtual)

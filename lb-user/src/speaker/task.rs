@@ -5,20 +5,21 @@
 //!
 //! Must not know: the election, how anything is sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 
 use crate::speaker::hands::Hands;
-use crate::speaker::kernel::Events;
+use crate::speaker::kernel::{Events, Place};
 use crate::speaker::line::Line;
 use crate::speaker::process;
 use crate::speaker::protocol::{Report, Request};
@@ -44,7 +45,7 @@ struct Speaker {
 }
 
 /// Speaks VRRP for the controller that connects to this socket, until it says stop or stays away
-/// for too long.
+/// for too long. [`super::settle`] comes before.
 ///
 /// # Errors
 /// When this host does not let it: no privileges, or no sockets.
@@ -56,8 +57,9 @@ pub fn run(socket: &Path) -> anyhow::Result<()> {
     }
     let events = Events::open().context("listen to the kernel's links and addresses")?;
     let line = Line::bind(socket)?;
-    let signals = terminations().context("be told of signals")?;
-    process::settle();
+    let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+    let signals =
+        SignalFd::with_flags(&process::terminations(), flags).context("be told of signals")?;
     let now = Instant::now();
     let mut speaker = Speaker {
         hands,
@@ -73,12 +75,16 @@ pub fn run(socket: &Path) -> anyhow::Result<()> {
     };
     // What changed since the tables were read.
     speaker.hands.look_again();
-    while !speaker.is_over {
-        speaker.wait().context("wait for something to happen")?;
-        speaker.turn(Instant::now());
-    }
+    // Whatever happens, no address stays on a node that does not speak for it.
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        while !speaker.is_over {
+            speaker.wait().context("wait for something to happen")?;
+            speaker.turn(Instant::now());
+        }
+        Ok(())
+    }));
     speaker.end();
-    Ok(())
+    ended.unwrap_or_else(|cause| resume_unwind(cause))
 }
 
 impl Speaker {
@@ -155,6 +161,14 @@ impl Speaker {
             self.seats.look_around(now, &mut self.hands);
             return;
         };
+        for message in &messages {
+            if let RouteNetlinkMessage::DelLink(link) = message
+                && link.header.interface_family == AddressFamily::Unspec
+            {
+                // One of the same index may be there again in a moment: with new sockets.
+                self.hands.ears.remove(&link.header.index);
+            }
+        }
         let changes: Vec<Change> =
             messages.iter().filter_map(|message| self.hands.station.follow(message)).collect();
         for change in &changes {
@@ -243,11 +257,35 @@ impl Speaker {
             self.strangers.retain(|_, at| now < *at + STRANGERS_EVERY);
         }
         self.seats.look_at_planes(now, &mut self.hands);
+        if self.seats.routers().any(|router| router.group().is_none()) {
+            // Not everything that an interface may lack comes as an event.
+            self.seats.look_around(now, &mut self.hands);
+        }
+        self.remove_strays();
         self.changed = true;
+    }
+
+    /// Takes away what no router holds: what the kernel did not remove when it was asked to.
+    fn remove_strays(&mut self) {
+        let held: BTreeSet<Place> = self.seats.routers().flat_map(|router| router.held()).collect();
+        let mut strays = self.hands.station.virtual_places();
+        strays.retain(|place| !held.contains(place));
+        if !strays.is_empty() {
+            tracing::warn!(?strays, "addresses that are nobody's are removed");
+            self.hands.remove(&strays);
+        }
     }
 
     /// Tells the controller what there is to tell.
     fn report(&mut self) {
+        if !self.line.is_connected() {
+            // Transitions are told to the next controller, so that commands and mails go out.
+            let entered = |report: &Report| matches!(report, Report::Entered(_));
+            self.hands.reports.retain(entered);
+            let surplus = self.hands.reports.len().saturating_sub(MAX_UNTOLD);
+            self.hands.reports.drain(..surplus);
+            return;
+        }
         let reports = std::mem::take(&mut self.hands.reports);
         if reports.is_empty() && !self.changed {
             return;
@@ -268,21 +306,14 @@ impl Speaker {
     }
 }
 
-/// Signals that ask to end, to be read instead of killing: a resignation comes first.
-fn terminations() -> nix::Result<SignalFd> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block()?;
-    SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-}
-
 /// How long the first configuration is waited for.
 const FIRST_GRACE: Duration = Duration::from_secs(10);
 /// How long a controller that is connected may say nothing, at least.
 const SLOW: Duration = Duration::from_secs(2);
 /// From one log line about the same stranger to the next.
 const STRANGERS_EVERY: Duration = Duration::from_secs(600);
+/// Transitions that wait for a controller.
+const MAX_UNTOLD: usize = 256;
 /// Strangers that are remembered without looking which are old.
 const MAX_STRANGERS: usize = 1024;
 /// Longer than any frame of interest: 255 IPv6 addresses are 4 KiB.

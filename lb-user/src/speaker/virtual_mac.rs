@@ -39,24 +39,39 @@ pub(super) struct Device {
 }
 
 impl Device {
-    /// Makes the device of a virtual router on an interface.
+    /// Makes the device of a virtual router on an interface; nothing of it stays when that fails.
     pub(super) fn raise(
         kernel: &mut Kernel,
         parent: (u32, &str),
         v4: bool,
         mac: Mac,
     ) -> io::Result<Self> {
-        let (parent_index, parent_name) = parent;
-        let name = name(v4, parent_index, mac[5]);
+        let name = name(v4, parent.0, mac[5]);
+        let made = Self::make(kernel, parent, &name, mac);
+        if made.is_err()
+            && let Ok(links) = kernel.links()
+            && let Some(link) = links.iter().find(|link| is_named(link, &name))
+        {
+            // Why it failed is what counts.
+            let _gone = lower(kernel, link.header.index);
+        }
+        made
+    }
+
+    fn make(
+        kernel: &mut Kernel,
+        (parent_index, parent_name): (u32, &str),
+        name: &str,
+        mac: Mac,
+    ) -> io::Result<Self> {
         let answers_for_all = arp_ignore(parent_name)? == "0";
         let alias = if answers_for_all { RESTORE } else { "" };
-        let add = LinkMacVlan::new(&name, parent_index, MacVlanMode::Private)
+        let add = LinkMacVlan::new(name, parent_index, MacVlanMode::Private)
             .address(mac.to_vec())
-            .append_extra_attribute(LinkAttribute::IfAlias(alias.to_owned()))
             .build();
         let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE;
         one(kernel, RouteNetlinkMessage::NewLink(add), flags)?;
-        let found = kernel.links()?.into_iter().find(|link| is_named(link, &name));
+        let found = kernel.links()?.into_iter().find(|link| is_named(link, name));
         let ifindex = found.ok_or(io::ErrorKind::NotFound)?.header.index;
         // A link-local address made of the shared MAC address would be on every router.
         set(&format!("ipv6/conf/{name}/addr_gen_mode"), "1")?;
@@ -64,11 +79,15 @@ impl Device {
         // What comes in here goes back by the interface's routes.
         set(&format!("ipv4/conf/{name}/rp_filter"), "2")?;
         set(&format!("ipv4/conf/{name}/arp_ignore"), "1")?;
+        // An alias is taken from a device that is there, not from one that is being made.
+        let up = LinkUnspec::new_with_index(ifindex)
+            .append_extra_attribute(LinkAttribute::IfAlias(alias.to_owned()))
+            .up()
+            .build();
+        one(kernel, RouteNetlinkMessage::SetLink(up), NLM_F_REQUEST | NLM_F_ACK)?;
         if answers_for_all {
             set(&format!("ipv4/conf/{parent_name}/arp_ignore"), "1")?;
         }
-        let up = LinkUnspec::new_with_index(ifindex).up().build();
-        one(kernel, RouteNetlinkMessage::SetLink(up), NLM_F_REQUEST | NLM_F_ACK)?;
         for v4 in [true, false] {
             copy_routes(kernel, v4, parent_index, ifindex)?;
         }

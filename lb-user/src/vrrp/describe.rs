@@ -3,6 +3,7 @@
 //! Must not know: who reads them.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use crate::vrrp::fsm::{Cause, Note};
 
@@ -63,6 +64,19 @@ impl fmt::Display for Note {
 }
 
 impl Note {
+    /// The router that it is about, if it is one.
+    #[must_use]
+    pub fn about(&self) -> Option<IpAddr> {
+        match self {
+            Self::DuplicateMaster(address)
+            | Self::DuplicateAddress(address)
+            | Self::TwoOwners(address)
+            | Self::AddressListMismatch(address)
+            | Self::IntervalMismatch { address, .. } => Some(*address),
+            Self::PreemptDelay(_) | Self::Late(_) => None,
+        }
+    }
+
     /// The note's name in metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {

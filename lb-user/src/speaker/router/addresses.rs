@@ -34,7 +34,17 @@ impl Router {
         let asked: Vec<IpAddr> = self.vips().map(|vip| vip.address).collect();
         self.ask(&asked, hands);
         self.raise_device(hands);
-        self.replace(hands);
+        let _announced_next = self.replace(hands);
+    }
+
+    /// Makes the device again if something has removed it.
+    fn renew_device(&mut self, hands: &mut Hands) {
+        let gone = self.device.as_ref().filter(|device| !hands.station.has_link(device.ifindex));
+        if let Some(ifindex) = gone.map(|device| device.ifindex) {
+            hands.devices.remove(&ifindex);
+            self.device = None;
+            self.raise_device(hands);
+        }
     }
 
     /// The device with the virtual MAC address, if there is to be one.
@@ -59,24 +69,42 @@ impl Router {
         }
     }
 
-    /// Makes what is on the interfaces what is configured.
-    pub(super) fn replace(&mut self, hands: &mut Hands) {
+    /// Makes what is on the interfaces what is configured; gives what was added.
+    pub(super) fn replace(&mut self, hands: &mut Hands) -> Vec<IpAddr> {
+        let vips: Vec<Vip> = self.vips().cloned().collect();
         let wanted: BTreeSet<Place> =
-            self.vips().filter_map(|vip| self.place(vip, hands)).collect();
+            vips.iter().filter_map(|vip| self.place(vip, hands)).collect();
         let gone: Vec<Place> = self.held.difference(&wanted).copied().collect();
-        let missing: Vec<Place> = wanted.difference(&self.held).copied().collect();
+        let mut missing: Vec<Place> = wanted.difference(&self.held).copied().collect();
+        missing.retain(|place| !self.is_foreign(place, hands));
         self.held.retain(|place| wanted.contains(place));
         if !gone.is_empty() {
             hands.remove(&gone);
         }
+        let mut added = Vec::new();
         if !missing.is_empty() {
-            self.held.extend(hands.add(&missing));
+            let new = hands.add(&missing);
+            added.extend(new.iter().map(|place| place.address));
+            self.held.extend(new);
         }
         if let Some(device) = &mut self.device {
             let on_device = wanted.iter().filter(|place| place.ifindex == device.ifindex);
             let addresses = on_device.map(|place| place.address).collect();
             device.rule(&mut hands.kernel, &addresses);
         }
+        added
+    }
+
+    /// Whether somebody else put an address there: then it is left alone, now and at the end.
+    fn is_foreign(&mut self, place: &Place, hands: &Hands) -> bool {
+        let is_foreign = hands.station.holds(place) && !hands.station.is_virtual(place);
+        if is_foreign && self.quiet.is_news("foreign", place.address) {
+            tracing::warn!(
+                instance = %self.config.name, address = %place.address,
+                "the address is there already and not by VRRP: it stays when this node is backup"
+            );
+        }
+        is_foreign
     }
 
     /// Gives its addresses up.
@@ -123,11 +151,13 @@ impl Router {
         hands: &Hands,
     ) {
         let is_its = |vip: &Vip| {
-            let found = hands.station.link(&vip.interface);
-            vip.address == address && found.is_some_and(|(index, _)| index == ifindex)
+            let is_there = || hands.station.link(&vip.interface).is_some_and(|(i, _)| i == ifindex);
+            vip.address == address && is_there()
         };
-        let own = hands.station.links().any(|(_, link)| link.mac == Some(mac));
-        if !self.is_owner || own || !self.vips().any(is_its) {
+        if !self.is_owner || !self.vips().any(is_its) {
+            return;
+        }
+        if hands.station.links().any(|(_, link)| link.mac == Some(mac)) {
             return;
         }
         if self.contest.heard(address, mac) {
@@ -140,6 +170,11 @@ impl Router {
         }
     }
 
+    /// Addresses that are on this host because of it.
+    pub(in crate::speaker) fn held(&self) -> impl Iterator<Item = Place> {
+        self.held.iter().copied()
+    }
+
     /// Something took an address away: it comes back.
     pub(in crate::speaker) fn put_back(&mut self, place: Place, hands: &mut Hands) {
         if !self.is_owner || hands.station.holds(&place) || !self.held.remove(&place) {
@@ -150,15 +185,18 @@ impl Router {
             instance = %self.config.name, address = %place.address,
             "something removed the address: it is put back"
         );
-        self.replace(hands);
-        self.tell(&[place.address], hands);
+        self.renew_device(hands);
+        let added = self.replace(hands);
+        self.tell(&added, hands);
     }
 
     /// Takes addresses that could not be there while their interface was not.
     pub(in crate::speaker) fn look_after(&mut self, hands: &mut Hands) {
         if self.is_owner {
             self.held.retain(|place| hands.station.has_link(place.ifindex));
-            self.replace(hands);
+            self.renew_device(hands);
+            let added = self.replace(hands);
+            self.tell(&added, hands);
         }
     }
 
@@ -168,12 +206,14 @@ impl Router {
         self.look_after(hands);
     }
 
-    fn place(&self, vip: &Vip, hands: &Hands) -> Option<Place> {
+    fn place(&mut self, vip: &Vip, hands: &Hands) -> Option<Place> {
         let Some((ifindex, _)) = hands.station.link(&vip.interface) else {
-            tracing::error!(
-                instance = %self.config.name, address = %vip.address, interface = %vip.interface,
-                "there is no such interface for the address"
-            );
+            if self.quiet.is_news("interface", vip.address) {
+                tracing::error!(
+                    instance = %self.config.name, address = %vip.address,
+                    interface = %vip.interface, "there is no such interface for the address"
+                );
+            }
             return None;
         };
         let device = self.device.as_ref().filter(|_| vip.interface == self.config.interface);
