@@ -125,5 +125,5 @@ fn chosen(name: &str) -> bool {
 /// Runs one scenario in a pair of its own.
 fn run(name: &str, scenario: Scenario, makes: [Make; 2]) {
     let [a, b] = makes.map(Make::name);
-    pair::scenario(0, |pair| scenario(pair, makes).with_context(|| format!("{name} ({a}, {b})")));
+    pair::scenario(1, |pair| scenario(pair, makes).with_context(|| format!("{name} ({a}, {b})")));
 }
