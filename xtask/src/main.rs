@@ -64,7 +64,7 @@ Usage: cargo xtask COMMAND [--no-install]
   build           builds target/release/lb
   demo            builds, then shows a director at work in network namespaces (root)
   test [ARGS]     all tests; ARGS go to `cargo test` (root)
-  test --pure     the tests of pure logic only (no root)
+  test --pure     the tests that need no root; names those that it leaves out
   sim vrrp [--seeds N | --seed S]
                   three simulated routers with loss, delays and crashes; S is traced
   tidy            checks the layers, file heads, lengths and other rules of the sources

@@ -29,11 +29,38 @@ pub(crate) fn all(install: Install, args: &[&str]) -> Result<()> {
     judge(&run_all(install, args)?)
 }
 
+/// Unit tests that only root can run, by the beginning of their names, and why.
+const OF_ROOT: &[(&str, &str)] = &[
+    ("exec::tests::", "they run commands as other users"),
+    ("firewall::tests::there_is_always_something_to_say", "it runs commands as another user"),
+    ("health::probe::ping::tests::a_request_that_is_given_up", "it opens raw sockets"),
+    ("health::probe::ping::tests::five_hundred_hosts", "it opens raw sockets"),
+    ("health::probe::ping::tests::this_host_answers", "it opens raw sockets"),
+    ("netlink::tests::", "they make interfaces"),
+    ("notify::tests::", "they run commands as other users"),
+    ("track::tracker::tests::", "they run commands as other users"),
+];
+
 /// `cargo xtask test --pure`: tests that need neither root nor a network.
 pub(crate) fn pure(install: Install, args: &[&str]) -> Result<()> {
     setup::run(&[setup::BUILD], install)?;
     let packages = ["--package", "lb-common", "--package", "lb-user", "--package", "xtask"];
-    judge(&cargo_test(Cmd::cargo().args(["test", "--no-fail-fast"]).args(packages).args(args))?)
+    let args = without(OF_ROOT, args);
+    let counts =
+        cargo_test(Cmd::cargo().args(["test", "--no-fail-fast"]).args(packages).args(args))?;
+    for (names, why) in OF_ROOT {
+        println!("left out: {names}*: {why}; `cargo xtask test` runs them as root");
+    }
+    judge(&counts)
+}
+
+/// The arguments for `cargo test` with those that leave tests out.
+fn without<'a>(left_out: &'a [(&str, &str)], args: &[&'a str]) -> Vec<&'a str> {
+    let own = args.iter().position(|arg| *arg == "--").unwrap_or(args.len());
+    let (cargos, programs) = args.split_at(own);
+    let skips = left_out.iter().flat_map(|(names, _)| ["--skip", names]);
+    let programs = programs.iter().skip(1).copied();
+    cargos.iter().copied().chain(["--"]).chain(skips).chain(programs).collect()
 }
 
 /// Builds the release binary and runs all tests of the workspace.
@@ -74,7 +101,7 @@ fn judge(counts: &Counts) -> Result<()> {
 
 impl Counts {
     /// Takes in one line of a test program's output.
-    fn read(&mut self, line: &str) {
+    pub(crate) fn read(&mut self, line: &str) {
         if let Some(result) = line.strip_prefix("test result: ") {
             let number = |what: &str| {
                 let fields = result.split(['.', ';']).map(str::trim);
@@ -137,6 +164,16 @@ mod tests {
         assert_eq!(counts.to_string(), "5 passed, 1 failed, 1 skipped");
         assert_eq!(counts.left_out, [("b".into(), "takes an hour".into())]);
         assert!(!counts.silently_skipped());
+    }
+
+    #[test]
+    fn what_is_left_out_stands_behind_what_was_given() {
+        let left_out = [("a::", "root"), ("b::", "root")];
+        let skips = "-- --skip a:: --skip b::";
+        assert_eq!(without(&left_out, &[]).join(" "), skips);
+        let given = ["--lib", "x", "--", "--test-threads", "1"];
+        let expected = format!("--lib x {skips} --test-threads 1");
+        assert_eq!(without(&left_out, &given).join(" "), expected);
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //!
 //! Must not know: what the controller does.
 
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use crate::admin::Server;
@@ -42,7 +45,7 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
         drain_timeout: arguments.drain_timeout,
         set_log_level: Box::new(move |wanted| level.set(wanted)),
     };
-    runtime()?.block_on(async {
+    to_the_end(runtime()?, async {
         let server = Server::bind(&start.director.admin.socket)?;
         let (events, queue) = mpsc::channel(controller::QUEUE);
         let serving = tokio::spawn(server.run(events.clone()));
@@ -52,4 +55,42 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
         let _aborted = serving.await;
         result
     })
+}
+
+/// Runs `work`. Then a lookup in the user database, or whatever else hangs on a blocking thread,
+/// holds nobody up.
+fn to_the_end<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(PATIENCE);
+    result
+}
+
+/// How long what still runs on blocking threads is waited for at the end.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn a_blocking_thread_that_hangs_does_not_hold_up_the_end() {
+        let (release, released) = channel::<()>();
+        let (ended, end) = channel();
+        std::thread::spawn(move || {
+            let result = to_the_end(runtime().expect("a runtime"), async {
+                let (begun, begins) = tokio::sync::oneshot::channel();
+                tokio::task::spawn_blocking(move || {
+                    let _ = begun.send(());
+                    released.recv()
+                });
+                begins.await
+            });
+            ended.send(result)
+        });
+        let result = end.recv_timeout(Duration::from_secs(30));
+        drop(release);
+        assert_eq!(result.expect("it ends while that thread hangs"), Ok(()));
+    }
 }

@@ -7,6 +7,7 @@
 use super::problem::{plain, quoted};
 use crate::model::{Listen, Pattern, Protocol};
 use http::{Method, Uri};
+use lettre::message::Mailbox;
 use rustls::pki_types::ServerName;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
@@ -199,18 +200,14 @@ pub(super) fn user(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// An address of e-mail without a display name; control characters would end a line of SMTP.
+/// An address of e-mail without a display name, such that it can be put into a mail and told to every
+/// mail server: control characters would end a line of SMTP, and letters beyond ASCII need SMTPUTF8.
 pub(super) fn mailbox(text: &str) -> Result<String, String> {
     let odd = |c: char| c.is_whitespace() || c.is_control() || "<>,;\"()[]\\".contains(c);
-    match text.rsplit_once('@') {
-        Some((local, domain))
-            if !local.is_empty()
-                && !domain.is_empty()
-                && text.len() <= 254
-                && !text.contains(odd) =>
-        {
-            Ok(text.to_owned())
-        }
+    let is_plain = text.is_ascii() && text.len() <= 254 && !text.contains(odd);
+    // The rules are those of whoever sends it.
+    match text.parse::<Mailbox>() {
+        Ok(read) if is_plain && read.email.as_ref() as &str == text => Ok(text.to_owned()),
         _ => Err(format!("{} is no address; write such as ops@example.com", quoted(text))),
     }
 }
@@ -455,6 +452,23 @@ mod tests {
             ["", "ops", "@example.com", "ops@", "Ops <ops@example.com>", "a@b\r\nRCPT", "a b@c"]
         {
             assert!(mailbox(bad).is_err(), "{bad:?}");
+        }
+        for bad in
+            ["ops@example.com.", "john.@example.com", ".john@example.com", "a@b@c", "\u{e4}@b"]
+        {
+            assert!(mailbox(bad).is_err(), "{bad:?}");
+        }
+        assert!(mailbox(&format!("{}@example.com", "a".repeat(64))).is_ok());
+        assert!(mailbox(&format!("{}@example.com", "a".repeat(65))).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_passes_can_be_mailed(text in r"[aB1.@+_\-\[\]\u{e4}]{0,12}") {
+            if let Ok(passed) = mailbox(&text) {
+                let read: Mailbox = passed.parse().expect("an address");
+                proptest::prop_assert_eq!(read.email.to_string(), text);
+            }
         }
     }
 

@@ -275,8 +275,12 @@ impl Controller {
 
     /// A script says something else.
     pub(super) fn script_changed(&mut self, changed: &ScriptChanged) {
-        let state = if changed.well { "UP" } else { "DOWN" };
-        tracing::info!(script = %changed.name, detail = %changed.detail, "the script is {state}");
+        let ScriptChanged { name, well, detail } = changed;
+        if *well {
+            tracing::info!(script = name, detail, "script is well");
+        } else {
+            tracing::warn!(script = name, detail, "script is not well");
+        }
         self.track();
     }
 
@@ -335,14 +339,7 @@ impl Controller {
 
     /// What the notifier has done, for metrics.
     pub(super) fn notified(&self) -> metrics::Notifications {
-        let counts = self.vrrp.notifier.counts();
-        metrics::Notifications {
-            commands_run: counts.commands_run,
-            commands_failed: counts.commands_failed,
-            mails_sent: counts.mails_sent,
-            mails_failed: counts.mails_failed,
-            mails_dropped: counts.mails_dropped,
-        }
+        speech::told(&self.vrrp.notifier.counts())
     }
 
     /// All instances, for metrics.

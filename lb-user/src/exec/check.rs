@@ -13,6 +13,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -31,13 +32,13 @@ pub enum Refused {
     #[error("{0:?} is no absolute path: write the program's whole path")]
     NotAbsolute(String),
     /// A word holds a byte that no argument can hold.
-    #[error("the command's word {0:?} holds a NUL byte")]
+    #[error("the command's word {0:?} holds a NUL byte: leave it out")]
     Nul(String),
     /// The user database does not know the user.
     #[error("there is no user {0:?} on this host: create it or name another one")]
     NoUser(String),
     /// The user database cannot be asked now, which says nothing about the command.
-    #[error("the user {user:?} cannot be looked up: {why}")]
+    #[error("the user {user:?} cannot be looked up: {why}: see to this host's user database")]
     Lookup {
         /// Whom.
         user: String,
@@ -45,7 +46,7 @@ pub enum Refused {
         why: String,
     },
     /// Only root becomes another user.
-    #[error("the daemon is not root and cannot run {program:?} as {user}")]
+    #[error("the daemon is not root and cannot run {program:?} as {user}: run it as root")]
     NotRoot {
         /// What would run.
         program: String,
@@ -53,7 +54,7 @@ pub enum Refused {
         user: String,
     },
     /// Something on the way cannot be looked at.
-    #[error("{}: {why}", path.display())]
+    #[error("{}: {why}: put that right or name another program", path.display())]
     Unreachable {
         /// What.
         path: PathBuf,
@@ -61,7 +62,7 @@ pub enum Refused {
         why: String,
     },
     /// The program is no regular file.
-    #[error("{} is no regular file", .0.display())]
+    #[error("{} is no regular file: name the program itself", .0.display())]
     NoFile(PathBuf),
     /// Its mode does not let the user run it.
     #[error("{} is not executable for {user}: chmod +x", path.display())]
@@ -128,12 +129,53 @@ impl Whom {
     }
 }
 
+/// As whom a command is to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunAs {
+    /// The user of this name.
+    User(String),
+    /// The user of this name if the host has one, and else root.
+    UserOrRoot(String),
+}
+
+impl RunAs {
+    /// Looks the user up. May ask the network (NSS): blocks.
+    ///
+    /// # Errors
+    /// As [`Whom::find`]. A user of whom it cannot be said whether the host has one is never root.
+    pub fn find(&self) -> Result<Whom, Refused> {
+        match self {
+            Self::User(name) => Whom::find(name),
+            Self::UserOrRoot(name) => or_root(Whom::find(name)),
+        }
+    }
+}
+
+impl fmt::Display for RunAs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => f.write_str(name),
+            Self::UserOrRoot(name) => write!(f, "{name} or root"),
+        }
+    }
+}
+
+/// Root where there is no such user, and only there.
+fn or_root(found: Result<Whom, Refused>) -> Result<Whom, Refused> {
+    match found {
+        Err(Refused::NoUser(_)) => {
+            Ok(Whom { name: "root".to_owned(), uid: Uid::from_raw(0), gid: Gid::from_raw(0) })
+        }
+        found => found,
+    }
+}
+
 /// Whether `words` may run as `user`; see the module. Reads the file system and the user
 /// database: blocks. It is repeated before every run.
 ///
 /// # Errors
 /// The first thing that is wrong, and what to do about it.
-pub fn check(words: &[String], user: &str) -> Result<Whom, Refused> {
+pub fn check(words: &[String], user: &RunAs) -> Result<Whom, Refused> {
     let program = words.first().filter(|word| !word.is_empty()).ok_or(Refused::Empty)?;
     if let Some(word) = words.iter().find(|word| word.contains('\0')) {
         return Err(Refused::Nul(word.clone()));
@@ -141,10 +183,10 @@ pub fn check(words: &[String], user: &str) -> Result<Whom, Refused> {
     if !program.starts_with('/') {
         return Err(Refused::NotAbsolute(program.clone()));
     }
-    let whom = Whom::find(user)?;
+    let whom = user.find()?;
     let own = Uid::effective();
     if !own.is_root() && own != whom.uid {
-        return Err(Refused::NotRoot { program: program.clone(), user: user.to_owned() });
+        return Err(Refused::NotRoot { program: program.clone(), user: whom.name });
     }
     walk(Path::new(program), &whom)?;
     Ok(whom)
@@ -255,4 +297,19 @@ fn may_execute(found: &Metadata, whom: &Whom) -> bool {
         0o001
     };
     found.mode() & executable != 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_user_that_is_not_there_is_replaced_by_root() {
+        let found = Whom { name: "u".to_owned(), uid: Uid::from_raw(7), gid: Gid::from_raw(8) };
+        assert_eq!(or_root(Ok(found.clone())), Ok(found));
+        let root = or_root(Err(Refused::NoUser("u".to_owned()))).expect("root");
+        assert_eq!((root.name.as_str(), root.uid.as_raw(), root.gid.as_raw()), ("root", 0, 0));
+        let lookup = Refused::Lookup { user: "u".to_owned(), why: "timed out".to_owned() };
+        assert_eq!(or_root(Err(lookup.clone())), Err(lookup));
+    }
 }

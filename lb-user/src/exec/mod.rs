@@ -24,7 +24,7 @@ pub(crate) mod tests;
 use std::fmt;
 use std::time::Duration;
 
-pub use check::{Refused, Whom, check};
+pub use check::{Refused, RunAs, Whom, check};
 
 /// Bytes of a command's output that are kept: the first ones.
 pub const MAX_OUTPUT: usize = 4096;
@@ -40,8 +40,8 @@ pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 pub struct Command {
     /// Program and arguments; the program by its absolute path.
     pub words: Vec<String>,
-    /// The name of the user that it runs as, in that user's primary group.
-    pub user: String,
+    /// As whom it runs, in that user's primary group.
+    pub user: RunAs,
     /// Environment besides `PATH`.
     pub environment: Vec<(String, String)>,
     /// For the whole run.
@@ -59,9 +59,10 @@ pub enum End {
     Signalled(i32),
     /// It was killed at its timeout.
     TimedOut,
-    /// It was not started because of what it is: no such user or program, or not safe.
+    /// It was not started because of what it is: no such user or program, not safe, or the kernel
+    /// will not run it.
     Refused(Refused),
-    /// It was not started because of a lack on this host, such as memory or descriptors.
+    /// It was not started because of what passes, such as a lack of memory or descriptors.
     NotStarted(String),
 }
 

@@ -87,7 +87,7 @@ impl Command {
             Ok(Err(_)) => Err(End::NotStarted("the daemon is stopping".to_owned())),
             Err(_) => {
                 let user = &self.user;
-                Err(End::NotStarted(format!("looking up the user {user:?} takes too long")))
+                Err(End::NotStarted(format!("looking up the user {user} takes too long")))
             }
         }
     }
@@ -227,26 +227,56 @@ fn is_real_time(pid: Pid) -> bool {
     matches!(policy, Some("1" | "2"))
 }
 
-/// What the kernel said about the program is its fault; the rest is a lack of this host.
+/// What may pass is a lack of this host; all else that the kernel says holds until somebody
+/// changes the program or the daemon's rights.
 fn not_started(program: &str, error: &io::Error) -> End {
-    let path = program.into();
-    match error.raw_os_error().map(Errno::from_raw) {
+    let why = match error.raw_os_error().map(Errno::from_raw) {
+        Some(
+            Errno::ENOMEM
+            | Errno::EAGAIN
+            | Errno::EMFILE
+            | Errno::ENFILE
+            | Errno::ETXTBSY
+            | Errno::EIO,
+        ) => return lack(error),
         Some(Errno::ENOEXEC) => {
-            let why = "neither a program nor a script with #! in its first line".to_owned();
-            End::Refused(Refused::Unreachable { path, why })
+            "neither a program nor a script with #! in its first line".to_owned()
         }
-        Some(Errno::ENOENT) => {
-            let why = "the interpreter in its first line is not there".to_owned();
-            End::Refused(Refused::Unreachable { path, why })
+        Some(Errno::ENOENT) => "the interpreter in its first line is not there".to_owned(),
+        Some(Errno::EACCES) => "it, its interpreter or a directory above it is closed to the \
+                                user, or the file system is mounted noexec"
+            .to_owned(),
+        Some(Errno::EPERM) => {
+            format!("{error}: becoming another user needs CAP_SETUID, CAP_SETGID and CAP_KILL")
         }
-        Some(Errno::EACCES) => {
-            let why = "it, its interpreter or a directory above it is closed to the user, or the \
-                       file system is mounted noexec";
-            End::Refused(Refused::Unreachable { path, why: why.to_owned() })
+        _ => error.to_string(),
+    };
+    End::Refused(Refused::Unreachable { path: program.into(), why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_says_nothing_about_the_program() {
+        let end = |errno: Errno| not_started("/x", &io::Error::from(errno));
+        let passing = [
+            Errno::ENOMEM,
+            Errno::EAGAIN,
+            Errno::EMFILE,
+            Errno::ENFILE,
+            Errno::ETXTBSY,
+            Errno::EIO,
+        ];
+        for errno in passing {
+            assert!(matches!(end(errno), End::NotStarted(_)), "{errno}");
         }
-        Some(Errno::EPERM) => End::NotStarted(format!(
-            "{error}: becoming another user needs CAP_SETUID, CAP_SETGID and CAP_KILL"
-        )),
-        _ => lack(error),
+        let lasting =
+            [Errno::ENOENT, Errno::EACCES, Errno::EPERM, Errno::E2BIG, Errno::ELOOP, Errno::EINVAL];
+        for errno in lasting {
+            let end = end(errno);
+            assert!(matches!(end, End::Refused(Refused::Unreachable { .. })), "{errno}: {end}");
+        }
     }
 }

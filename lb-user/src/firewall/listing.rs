@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::judge::judge;
 use super::packet::Packet;
-use crate::exec::{Command, End};
+use crate::exec::{Command, End, RunAs};
 
 /// Which rules drop these packets: one line for each, in the order of the packets' way. Needs
 /// `CAP_NET_ADMIN` and asks in the network namespace of the caller.
@@ -62,7 +62,7 @@ fn judged(listing: &str, packets: &[Packet]) -> (Vec<String>, bool) {
 
 async fn list(nft: &str) -> Result<String, String> {
     let words = [nft, "-j", "-a", "list", "ruleset"].map(str::to_owned).to_vec();
-    let user = "root".to_owned();
+    let user = RunAs::User("root".to_owned());
     let command = Command { words, user, environment: Vec::new(), timeout: TIMEOUT, alone: true };
     if !Path::new(nft).exists() {
         return Err("it is not installed (package nftables)".to_owned());

@@ -64,8 +64,10 @@ pub struct VrrpInstance {
 pub struct Notifications {
     /// Commands that have ended.
     pub commands_run: u64,
-    /// Of them, those that failed.
+    /// Of them, those that failed or were killed at their timeout.
     pub commands_failed: u64,
+    /// Notifications whose commands were left out.
+    pub dropped: u64,
     /// Mails that the server took.
     pub mails_sent: u64,
     /// Attempts that failed.

@@ -162,6 +162,7 @@ fn snapshot() -> Snapshot {
         notifications: Notifications {
             commands_run: 9,
             commands_failed: 4,
+            dropped: 6,
             ..Notifications::default()
         },
         reloads: Reloads { applied: 4, refused: 5, last_refused: true },
@@ -210,6 +211,9 @@ fn the_whole_text_is_what_a_scraper_reads() {
     assert_eq!(value("lb_reloads_total", &[("result", "refused")]), 5);
     assert_eq!(value("lb_last_reload_successful", &[]), 0);
     assert_eq!(value("lb_deny_prefixes", &[("reason", "manual")]), 2);
+    assert_eq!(value("lb_notify_commands_total", &[("result", "ok")]), 5);
+    assert_eq!(value("lb_notify_commands_total", &[("result", "failed")]), 4);
+    assert_eq!(value("lb_notify_dropped_total", &[]), 6);
     assert_eq!(render(&snapshot()), text, "the order is stable");
 }
 

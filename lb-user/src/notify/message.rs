@@ -2,7 +2,7 @@
 //!
 //! Must not know: queues, processes, SMTP.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// What a notification is about. More kinds will come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,7 +94,8 @@ pub struct Mail {
 impl Mail {
     /// The mail about `notification`, which happened at `at` on `node`.
     pub fn new(notification: &Notification, node: &str, at: SystemTime) -> Self {
-        let (title, time) = (notification.title(), rfc3339(at));
+        let title = notification.title();
+        let time = humantime::format_rfc3339_millis(at);
         let Notification { priority, cause, .. } = notification;
         let (node, cause) = (one_line(node), one_line(cause));
         let body = format!(
@@ -109,28 +110,10 @@ fn one_line(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
 }
 
-/// A time as RFC 3339 has it: UTC, with milliseconds. Times before 1970 become its beginning.
-pub fn rfc3339(time: SystemTime) -> String {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let (seconds, millis) = (since.as_secs(), since.subsec_millis());
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Days since the first of March of year 0, so that a leap day is the last of its year; in
-    // cycles of 400 years (146,097 days).
-    let day = days + 719_468;
-    let (cycle, of_cycle) = (day / 146_097, day % 146_097);
-    let year_of_cycle =
-        (of_cycle - of_cycle / 1_460 + of_cycle / 36_524 - of_cycle / 146_096) / 365;
-    let of_year = of_cycle - (365 * year_of_cycle + year_of_cycle / 4 - year_of_cycle / 100);
-    let month_from_march = (5 * of_year + 2) / 153;
-    let day_of_month = of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = cycle * 400 + year_of_cycle + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     pub(in crate::notify) fn notification(name: &str, state: State) -> Notification {
@@ -178,19 +161,5 @@ pub(super) mod tests {
         let mail = Mail::new(&told, "n\nm", SystemTime::UNIX_EPOCH);
         assert_eq!(mail.subject, "[n m] VRRP Instance a  Bcc: b@c - Entering FAULT state");
         assert_eq!(mail.body.lines().count(), 6, "{}", mail.body);
-    }
-
-    #[test]
-    fn times_are_those_of_the_calendar() {
-        let check = |seconds, expected| {
-            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            assert_eq!(rfc3339(time), expected, "{seconds}");
-        };
-        check(0, "1970-01-01T00:00:00.000Z");
-        check(951_782_399, "2000-02-28T23:59:59.000Z");
-        check(951_782_400, "2000-02-29T00:00:00.000Z");
-        check(951_868_800, "2000-03-01T00:00:00.000Z");
-        check(1_735_689_599, "2024-12-31T23:59:59.000Z");
-        check(4_107_542_400, "2100-03-01T00:00:00.000Z");
     }
 }

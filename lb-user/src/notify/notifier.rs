@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::exec::{Command, End, Whom};
+use crate::exec::{Command, End, RunAs};
 use crate::model::Email;
 
 use super::message::{Kind, Mail, Notification};
@@ -45,9 +45,9 @@ impl Settings {
 pub struct Counts {
     /// Commands that have ended, however they did.
     pub commands_run: u64,
-    /// Of them, those that failed: a code other than 0, a signal, or not started.
+    /// Of them, those that failed: a code other than 0, a signal, the timeout, or not started.
     pub commands_failed: u64,
-    /// Of them, those that were killed at the timeout.
+    /// Of those, the ones that were killed at the timeout.
     pub commands_timed_out: u64,
     /// Notifications whose commands were left out because too many of their subject waited.
     pub notifications_dropped: u64,
@@ -184,7 +184,7 @@ impl Notifier {
     }
 
     /// Stops: waits for commands and tries each waiting mail once more, in order until one fails,
-    /// all within `patience`. What is left then is killed or given up, logged and returned.
+    /// all within `patience`. What is left then is killed or given up, and returned.
     pub async fn stop(&self, patience: Duration) -> Unfinished {
         {
             let mut state = self.shared.lock();
@@ -199,10 +199,6 @@ impl Notifier {
         let left = Unfinished { notifications: state.queue.len(), mails: state.outbox.len() };
         state.queue = Queue::default();
         state.counts.mails_dropped += state.outbox.clear() as u64;
-        if left != Unfinished::default() {
-            let Unfinished { notifications, mails } = left;
-            tracing::warn!(notifications, mails, "notifications that were not sent at the end");
-        }
         left
     }
 
@@ -250,11 +246,8 @@ async fn run(shared: Arc<Shared>, subject: Subject, notification: Notification, 
         let end = run_one(&notification, words, timeout).await;
         let counts = &mut shared.lock().counts;
         counts.commands_run += 1;
-        match end {
-            End::TimedOut => counts.commands_timed_out += 1,
-            end if end.is_success() => {}
-            _ => counts.commands_failed += 1,
-        }
+        counts.commands_failed += u64::from(!end.is_success());
+        counts.commands_timed_out += u64::from(end == End::TimedOut);
     }
     let mut state = shared.lock();
     if state.running.remove(&subject).is_none() {
@@ -267,10 +260,10 @@ async fn run(shared: Arc<Shared>, subject: Subject, notification: Notification, 
 }
 
 async fn run_one(notification: &Notification, words: &[String], timeout: Duration) -> End {
-    let user = tokio::task::spawn_blocking(script_user).await.unwrap_or(user(false)).to_owned();
     let words = notification.arguments(words);
     let (program, name) = (words[0].clone(), &notification.name);
     let state = notification.state.word();
+    let user = script_user();
     let command = Command { words, user, environment: Vec::new(), timeout, alone: false };
     let ran = command.run().await;
     let (end, output) = (&ran.end, ran.output.trim_end());
@@ -279,7 +272,7 @@ async fn run_one(notification: &Notification, words: &[String], timeout: Duratio
         tracing::info!(program, name, state, ?duration, output, "notification command ran");
     } else {
         let user = &command.user;
-        tracing::error!(program, user, name, state, %end, output, "notification command failed");
+        tracing::error!(program, %user, name, state, %end, output, "notification command failed");
     }
     ran.end
 }
@@ -287,13 +280,9 @@ async fn run_one(notification: &Notification, words: &[String], timeout: Duratio
 /// The user that keepalived's scripts run as where there is one.
 const SCRIPT_USER: &str = "keepalived_script";
 
-/// Whom notification commands run as: keepalived's choice.
-pub fn script_user() -> &'static str {
-    user(Whom::find(SCRIPT_USER).is_ok())
-}
-
-fn user(script_user_exists: bool) -> &'static str {
-    if script_user_exists { SCRIPT_USER } else { "root" }
+/// As whom notification commands run: keepalived's choice.
+pub fn script_user() -> RunAs {
+    RunAs::UserOrRoot(SCRIPT_USER.to_owned())
 }
 
 /// Sends what is in the outbox, until the notifier stops.
@@ -327,9 +316,7 @@ fn take(state: &mut State, letter: &Letter, sent: Result<Vec<String>, Failure>) 
     match sent {
         Ok(refused) => {
             tracing::info!(subject, "mail sent");
-            for why in refused {
-                tracing::error!(subject, why, "a receiver of the mail was refused");
-            }
+            log_refused(subject, &refused);
             state.counts.mails_sent += 1;
             state.outbox.done(letter.number);
         }
@@ -339,7 +326,8 @@ fn take(state: &mut State, letter: &Letter, sent: Result<Vec<String>, Failure>) 
             state.counts.mails_dropped += 1;
             state.outbox.done(letter.number);
         }
-        Err(Failure::Later { why, left }) => {
+        Err(Failure::Later { why, left, refused }) => {
+            log_refused(subject, &refused);
             state.counts.mails_failed += 1;
             let again_in = state.outbox.failed(Instant::now(), letter.number, left);
             tracing::warn!(subject, why, ?again_in, "mail not sent yet");
@@ -347,12 +335,9 @@ fn take(state: &mut State, letter: &Letter, sent: Result<Vec<String>, Failure>) 
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_run_as_keepalived_has_them_run() {
-        assert_eq!((user(true), user(false)), ("keepalived_script", "root"));
+/// Tells of receivers that do not get the mail, whatever becomes of the others.
+fn log_refused(subject: &str, refused: &[String]) {
+    for why in refused {
+        tracing::error!(subject, why, "a receiver of the mail was refused");
     }
 }

@@ -32,6 +32,8 @@ pub(super) enum Failure {
         why: String,
         /// Whom it still has to reach, when that is not all.
         left: Option<Vec<String>>,
+        /// The answers about those who were refused for good and are not among them any more.
+        refused: Vec<String>,
     },
     /// The server refused it for good.
     Never(String),
@@ -54,7 +56,7 @@ impl Fault {
 /// A fault before the mail itself: nothing was said about it yet, and an operator may put it right.
 impl std::convert::From<Fault> for Failure {
     fn from(fault: Fault) -> Self {
-        Self::Later { why: fault.why, left: None }
+        Self::Later { why: fault.why, left: None, refused: Vec::new() }
     }
 }
 
@@ -119,7 +121,7 @@ async fn hand_over(
         if let Err(fault) = data.await {
             taken.append(&mut later);
             return Err(match about_the_mail(fault) {
-                Failure::Later { why, .. } => Failure::Later { why, left: Some(taken) },
+                Failure::Later { why, .. } => Failure::Later { why, left: Some(taken), refused },
                 never @ Failure::Never(_) => never,
             });
         }
@@ -127,8 +129,7 @@ async fn hand_over(
     if later.is_empty() {
         return Ok(refused);
     }
-    why.append(&mut refused);
-    Err(Failure::Later { why: why.join("; "), left: Some(later) })
+    Err(Failure::Later { why: why.join("; "), left: Some(later), refused })
 }
 
 /// A final answer to what belongs to the mail is final for the mail.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::exec::{Command, End, Ran};
+use crate::exec::{Command, End, Ran, RunAs};
 use crate::health::fsm::Pace;
 use crate::model::Script;
 
@@ -143,7 +143,7 @@ impl<E: From<ScriptChanged> + Send + 'static> Tracker<E> {
         let judge = Judge::new(pace, well, Instant::now());
         let command = Command {
             words: script.command.clone(),
-            user: script.user.clone(),
+            user: RunAs::User(script.user.clone()),
             environment: Vec::new(),
             timeout: script.timeout,
             // A check has no business leaving processes behind, one more at every interval.
@@ -173,7 +173,6 @@ async fn run_for_ever<E: From<ScriptChanged>>(
         let ran = command.run().await;
         judge.take(Instant::now(), outcome(&ran.end));
         let Some(changed) = take(&name, &observed, &judge, &ran) else { continue };
-        log(&changed);
         if events.send(E::from(changed)).await.is_err() {
             return;
         }
@@ -192,6 +191,13 @@ fn take(name: &str, observed: &Observed, judge: &Judge, ran: &Ran) -> Option<Scr
     let mut known = observed.lock();
     known.runs += 1;
     known.doubt = judge.doubt();
+    if begins_to_lack(known.last.as_ref().map(|run| &run.end), &ran.end) {
+        tracing::warn!(
+            script = name,
+            detail,
+            "script cannot be run now, and counts as it did: see to what this host lacks"
+        );
+    }
     known.last = Some(Run { end: ran.end.clone(), duration: ran.duration, at, last_line });
     let well = judge.well().filter(|well| known.well != Some(*well))?;
     known.well = Some(well);
@@ -199,13 +205,10 @@ fn take(name: &str, observed: &Observed, judge: &Judge, ran: &Ran) -> Option<Scr
     Some(ScriptChanged { name: name.to_owned(), well, detail })
 }
 
-fn log(changed: &ScriptChanged) {
-    let ScriptChanged { name, well, detail } = changed;
-    if *well {
-        tracing::info!(script = name, detail, "script is well");
-    } else {
-        tracing::warn!(script = name, detail, "script is not well");
-    }
+/// Whether this is the first of several runs in a row that say nothing.
+fn begins_to_lack(before: Option<&End>, now: &End) -> bool {
+    let says_nothing = |end: &End| matches!(end, End::NotStarted(_));
+    says_nothing(now) && !before.is_some_and(says_nothing)
 }
 
 #[cfg(test)]
@@ -271,6 +274,15 @@ mod tests {
         );
         fs::remove_file(&fault).expect("the file");
         assert_eq!(next(&mut events).await, expected(true, "exit code 0"));
+    }
+
+    #[test]
+    fn a_lack_is_told_when_it_begins() {
+        let lack = |why: &str| End::NotStarted(why.to_owned());
+        let ends = [lack("a"), lack("b"), End::Exited(0), lack("a"), End::TimedOut, End::Exited(1)];
+        let mut before = None;
+        let told = ends.iter().map(|end| begins_to_lack(before.replace(end), end));
+        assert_eq!(told.collect::<Vec<_>>(), [true, false, false, true, false, false]);
     }
 
     #[tokio::test(flavor = "current_thread")]

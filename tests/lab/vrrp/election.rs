@@ -72,7 +72,7 @@ fn elected(pair: &Pair, makes: [Make; 2], [a, b]: [Instance; 2]) -> Result<()> {
         ensure!(*what == expected, "A sends {what:?}\ninstead of {expected:?}");
     }
     let silence = capture.longest_silence(&pair.a, adverts[0].at, adverts[adverts.len() - 1].at)?;
-    ensure!(silence < a.interval * 2, "A was silent for {silence:?}");
+    ensure!(silence < a.down_interval(), "A was silent for {silence:?}");
     for address in &a.addresses {
         let announced = capture.announcements(&pair.a, address, started)?;
         ensure!(announced.len() >= 5, "{address} was announced {} times", announced.len());

@@ -68,41 +68,88 @@ const DAILY: [&str; 3] = [
     "wrong_adverts_change_nothing",
 ];
 
-/// Faults by the scenario that has to find them, at A and at B.
-const FAULTS: &[(&str, [Make; 2])] = &[
-    ("the_higher_priority_is_master_v3", [Make::Faulty(Fault::OtherPriority), OTHER]),
-    ("the_higher_priority_is_master_v3", [Make::Faulty(Fault::Slow), OTHER]),
-    ("the_higher_priority_is_master_v3", [Make::Faulty(Fault::Quiet), OTHER]),
-    ("the_higher_priority_is_master_v3", [OTHER, Make::Faulty(Fault::OtherVrid)]),
-    ("the_masters_interval_counts", [OTHER, Make::Faulty(Fault::OtherVrid)]),
-    ("a_stop_hands_over_at_once", [Make::Faulty(Fault::Rude), OTHER]),
-    ("a_stop_hands_over_at_once", [OTHER, Make::Faulty(Fault::Quiet)]),
-    ("a_silent_death_is_taken_over_in_time", [Make::Faulty(Fault::Slow), OTHER]),
-    ("a_silent_death_is_taken_over_in_time", [OTHER, Make::Faulty(Fault::OtherVrid)]),
-    ("without_preemption_the_backup_stays", [Make::Faulty(Fault::Preempts), OTHER]),
-    ("preemption_waits_for_its_delay", [Make::Faulty(Fault::Impatient), OTHER]),
-    ("of_equal_priorities_the_higher_address_wins", [OTHER, Make::Faulty(Fault::OtherPriority)]),
-    ("a_split_brain_heals", [OTHER, Make::Faulty(Fault::OtherVrid)]),
-    ("wrong_adverts_change_nothing", [Make::Faulty(Fault::OtherVrid), OTHER]),
-    ("a_failing_script_moves_the_address", [Make::Faulty(Fault::Untracked), OTHER]),
-    ("a_failing_condition_is_a_fault", [Make::Faulty(Fault::Untracked), OTHER]),
-    ("a_group_moves_together", [Make::Faulty(Fault::Untracked), OTHER]),
-    ("transitions_are_told_in_order", [OTHER, Make::Faulty(Fault::Untold)]),
-    ("transitions_are_mailed", [OTHER, Make::Faulty(Fault::Untold)]),
+/// Faults by the scenario that has to find them, at A and at B, and what it has to say of them: one that
+/// fails for another reason has found nothing.
+const FAULTS: &[(&str, [Make; 2], &str)] = &[
+    (
+        "the_higher_priority_is_master_v3",
+        [Make::Faulty(Fault::OtherPriority), OTHER],
+        "priority: 149",
+    ),
+    (
+        "the_higher_priority_is_master_v3",
+        [Make::Faulty(Fault::Slow), OTHER],
+        "in two down intervals",
+    ),
+    ("the_higher_priority_is_master_v3", [Make::Faulty(Fault::Quiet), OTHER], "was announced"),
+    ("the_higher_priority_is_master_v3", [OTHER, Make::Faulty(Fault::OtherVrid)], "A alone has"),
+    ("the_masters_interval_counts", [OTHER, Make::Faulty(Fault::OtherVrid)], "A alone has"),
+    ("a_stop_hands_over_at_once", [Make::Faulty(Fault::Rude), OTHER], "a goodbye"),
+    ("a_stop_hands_over_at_once", [OTHER, Make::Faulty(Fault::Quiet)], "B does not announce it"),
+    (
+        "a_silent_death_is_taken_over_in_time",
+        [Make::Faulty(Fault::Slow), OTHER],
+        "the take-over took",
+    ),
+    (
+        "a_silent_death_is_taken_over_in_time",
+        [OTHER, Make::Faulty(Fault::OtherVrid)],
+        "B did not wait",
+    ),
+    ("without_preemption_the_backup_stays", [Make::Faulty(Fault::Preempts), OTHER], "B alone has"),
+    (
+        "preemption_waits_for_its_delay",
+        [Make::Faulty(Fault::Impatient), OTHER],
+        "A preempted before",
+    ),
+    (
+        "of_equal_priorities_the_higher_address_wins",
+        [OTHER, Make::Faulty(Fault::OtherPriority)],
+        "B alone has",
+    ),
+    ("a_split_brain_heals", [OTHER, Make::Faulty(Fault::OtherVrid)], "A alone has"),
+    (
+        "wrong_adverts_change_nothing",
+        [Make::Faulty(Fault::OtherVrid), OTHER],
+        "another VRID was believed",
+    ),
+    ("a_failing_script_moves_the_address", [Make::Faulty(Fault::Untracked), OTHER], "B alone has"),
+    ("a_failing_condition_is_a_fault", [Make::Faulty(Fault::Untracked), OTHER], "a goodbye"),
+    ("a_group_moves_together", [Make::Faulty(Fault::Untracked), OTHER], "B alone has"),
+    ("transitions_are_told_in_order", [OTHER, Make::Faulty(Fault::Untold)], "told is complete"),
+    ("transitions_are_mailed", [OTHER, Make::Faulty(Fault::Untold)], "only these came"),
+    ("a_deaf_mail_server_hinders_nothing", [Make::Faulty(Fault::Untold), OTHER], "is tried"),
 ];
 const OTHER: Make = Make::Keepalived;
 
 #[test]
 fn planted_faults_are_found_out() {
-    for (name, makes) in FAULTS.iter().filter(|(name, _)| chosen(name)) {
+    for (name, makes, reason) in FAULTS.iter().filter(|(name, ..)| chosen(name)) {
         let scenario = SCENARIOS.iter().find(|(other, _)| other == name);
         let (_, scenario) = scenario.unwrap_or_else(|| panic!("no scenario {name}"));
         let pair = Pair::new(0).unwrap_or_else(|error| panic!("no lab: {error:#}"));
-        match scenario(&pair, *makes) {
-            Ok(()) => panic!("{name} has not noticed {makes:?}"),
-            Err(error) => eprintln!("{name}, {makes:?}: {error:#}"),
+        match found(scenario(&pair, *makes), reason) {
+            Ok(said) => eprintln!("{name}, {makes:?}: {said}"),
+            Err(why) => panic!("{name}, {makes:?}: {why}"),
         }
     }
+}
+
+/// What a scenario said of a fault, if that was its reason to fail.
+fn found(outcome: Result<()>, reason: &str) -> Result<String, String> {
+    match outcome.map_err(|error| format!("{error:#}")) {
+        Ok(()) => Err("the fault was not noticed".into()),
+        Err(said) if said.contains(reason) => Ok(said),
+        Err(said) => Err(format!("it failed for another reason than {reason:?}: {said}")),
+    }
+}
+
+#[test]
+fn a_failure_for_another_reason_finds_nothing() {
+    let failed = || Err(anyhow::anyhow!("keepalived does not start").context("B"));
+    assert_eq!(found(failed(), "does not start"), Ok("B: keepalived does not start".into()));
+    assert!(found(failed(), "A alone has").is_err_and(|why| why.contains("another reason")));
+    assert!(found(Ok(()), "").is_err());
 }
 
 #[test]

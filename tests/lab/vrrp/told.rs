@@ -71,6 +71,11 @@ pub(crate) fn deaf_mail_server(pair: &Pair, makes: [Make; 2]) -> Result<()> {
     told[0].mail = Some(MAIL.into());
     told[1].instances[0].mail = false;
     let _routers = start(pair, makes, &told)?;
+    eventually(seconds(5), "the mail server is tried", || {
+        let port = MAIL.rsplit(':').next().context("a port")?;
+        let connections = pair.a.ns.run(&format!("ss -Htn state established sport = :{port}"))?;
+        Ok(!connections.trim().is_empty())
+    })?;
     stays(&capture, [&pair.a, &pair.b], VIP, instance().down_interval() * 4)
 }
 

@@ -13,7 +13,7 @@ use crate::controller::document::{
 };
 use crate::metrics;
 use crate::model::{Director, OwnedAddress, Script, VrrpInstance, VrrpVersion};
-use crate::notify::{Kind, Notification, State};
+use crate::notify::{Counts, Kind, Notification, State};
 use crate::plan::VirtualMac;
 use crate::speaker::protocol::{
     Configuration, Counters, Entered, GroupConfig, InstanceConfig, Status, Tracked, Vip,
@@ -232,6 +232,18 @@ pub(super) fn document(
         .collect();
     document.counters = counters(&status.counters);
     document
+}
+
+/// What metrics tell of notifications.
+pub(super) fn told(counts: &Counts) -> metrics::Notifications {
+    metrics::Notifications {
+        commands_run: counts.commands_run,
+        commands_failed: counts.commands_failed,
+        dropped: counts.notifications_dropped,
+        mails_sent: counts.mails_sent,
+        mails_failed: counts.mails_failed,
+        mails_dropped: counts.mails_dropped,
+    }
 }
 
 /// What metrics tell of an instance.

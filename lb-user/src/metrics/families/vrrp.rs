@@ -141,6 +141,13 @@ pub(in crate::metrics) static FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "lb_notify_dropped_total",
+        kind: Count,
+        labels: &[],
+        help: "Notifications whose commands were left out because too many of their subject waited.",
+        samples: |s, out| out.add(&[], s.notifications.dropped),
+    },
+    Family {
         name: "lb_notify_mails_total",
         kind: Count,
         labels: &["result"],

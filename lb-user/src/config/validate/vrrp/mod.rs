@@ -172,7 +172,8 @@ fn unique_routers(instances: &[At<raw::Instance>], problems: &Problems) {
     }
 }
 
-/// Whether two instances of one id are on one interface, in one family and hear the same senders.
+/// Whether two instances of one id are on one interface and in one family, and hear the same senders
+/// or have the same device.
 fn meet(a: &raw::Instance, b: &raw::Instance) -> bool {
     let interface = |i: &raw::Instance| i.interface.at().map(|at| at.value.clone());
     let ipv4 = |i: &raw::Instance| i.addresses.good.first().map(|at| at.value.0.is_ipv4());
@@ -182,12 +183,13 @@ fn meet(a: &raw::Instance, b: &raw::Instance) -> bool {
         Some(unicast.peers.good.iter().map(|at| at.value).collect())
     };
     let virtual_mac = |i: &raw::Instance| i.virtual_mac.value_or(false);
-    same && match (peers(a), peers(b)) {
+    let hear_the_same = match (peers(a), peers(b)) {
         (Some(a), Some(b)) => !a.is_disjoint(&b),
         (None, None) => true,
-        // Unicast and multicast are told apart, but there is one virtual MAC address for both.
-        _ => virtual_mac(a) && virtual_mac(b),
-    }
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    // Those who are told apart by their senders still have one virtual MAC address, and its device.
+    same && (hear_the_same || (virtual_mac(a) && virtual_mac(b)))
 }
 
 /// An address is one instance's, and not `dataplane.addresses`' as well: that one never moves.
