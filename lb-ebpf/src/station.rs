@@ -6,7 +6,7 @@
 use aya_ebpf::bindings::xdp_md;
 use lb_common::pod;
 use lb_common::service::Interface;
-use lb_common::wire::{Macs, sent_to, vrrp};
+use lb_common::wire::{Link, Macs, sent_to, swapped, vrrp};
 
 use crate::frame::ingress;
 use crate::maps;
@@ -45,6 +45,15 @@ pub fn as_sent_to_us(macs: Macs, ifindex: u32) -> Macs {
         None | Some([0, 0]) => macs,
         Some(own) => sent_to(macs, own),
     }
+}
+
+/// The same for a link that answers to such a frame.
+#[inline(always)]
+pub fn from_us(link: &Link) -> Link {
+    let mut link = *link;
+    let macs = as_sent_to_us(swapped(link.macs()), link.ifindex);
+    *pod::head_mut::<Link, Macs>(&mut link) = swapped(macs);
+    link
 }
 
 /// The last two bytes of an address, in the half of a word that comes first in memory.

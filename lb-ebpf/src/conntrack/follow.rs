@@ -5,12 +5,12 @@
 use aya_ebpf::bindings::xdp_md;
 use lb_common::conn::{ConnEntry, ConnKey, Direction, REPLY, State, Word, flags, next_state};
 use lb_common::service::{METHOD_NAT, RealServer};
-use lb_common::wire::{Link, Packet, TCP, Tags};
+use lb_common::wire::{Link, Packet, TCP};
 
 use super::table::lookup;
 use super::{Table, count, is_expired, word_of};
 use crate::frame::{Frame, ingress};
-use crate::station::as_sent_to_us;
+use crate::station::from_us;
 use crate::{atomic, maps};
 
 /// What the table says of a packet.
@@ -181,33 +181,23 @@ fn learn<K: Table>(
     };
     // SAFETY: a slot of the table.
     if !unsafe { (*entry).last_hop.is_source_of(macs, ingress(ctx), &packet.tags) } {
+        let link = Link::answering(macs, ingress(ctx), &packet.tags);
         let key = packet.key;
         let reply_key = key.reply_from(&server.address, server.port);
-        move_last_hop(ctx, entry, &packet.tags, &reply_key, word.raw());
+        move_last_hop(entry, &reply_key, word.raw(), &link);
     }
 }
 
-/// Writes the last hop that the packet has shown into both halves. A reply that is sent meanwhile may
+/// Writes the last hop that a packet has shown into both halves. A reply that is sent meanwhile may
 /// carry half of each address; it is lost, and sent again by its server.
 #[inline(never)]
-fn move_last_hop<K: Table>(
-    ctx: *mut xdp_md,
-    entry: *mut ConnEntry<K>,
-    tags: &Tags,
-    reply_key: &K,
-    word: u64,
-) {
-    let Some(macs) = Frame::new(ctx).macs() else {
-        return;
-    };
-    let ifindex = ingress(ctx);
-    let macs = as_sent_to_us(macs, ifindex);
+fn move_last_hop<K: Table>(entry: *mut ConnEntry<K>, reply_key: &K, word: u64, shown: &Link) {
+    let link = from_us(shown);
     // So it is with every frame to a virtual router: another address of ours answers.
     // SAFETY: a slot of the table.
-    if unsafe { (*entry).last_hop.is_source_of(macs, ifindex, tags) } {
+    if unsafe { (*entry).last_hop == link } {
         return;
     }
-    let link = Link::answering(macs, ifindex, tags);
     // SAFETY: as above.
     unsafe { (*entry).last_hop = link };
     if let Some(reply) = reply_key.find()
