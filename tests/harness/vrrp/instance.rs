@@ -164,7 +164,8 @@ impl Setup {
     pub fn keepalived(&self, node: &str) -> String {
         let mut text = format!("global_defs {{\n  router_id {node}\n  script_user root\n");
         if !self.is_ordinary {
-            text.push_str("  vrrp_rt_priority 1\n");
+            // Its own limit of 10 ms without a pause, in microseconds, would kill it now and then.
+            text.push_str("  vrrp_rt_priority 1\n  vrrp_rlimit_rttime 5000000\n");
         }
         if let Some(mail) = &self.mail {
             let (host, port) = mail.rsplit_once(':').unwrap_or((mail, "25"));
