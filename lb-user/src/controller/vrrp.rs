@@ -113,10 +113,10 @@ impl Vrrp {
 
     /// Whether no instance has another state: the rest is for people.
     fn tells_nothing_new(&self, statuses: &[Status]) -> bool {
-        let states = |statuses: &[Status]| -> Vec<(String, String)> {
-            statuses.iter().map(|status| (status.name.clone(), status.state.clone())).collect()
-        };
-        states(&self.statuses) == states(statuses)
+        fn state(status: &Status) -> (&str, &str) {
+            (&status.name, &status.state)
+        }
+        self.statuses.iter().map(state).eq(statuses.iter().map(state))
     }
 
     fn status(&self, name: &str) -> Option<&Status> {
@@ -177,7 +177,16 @@ impl Controller {
         let director = &self.start.director;
         let resolving = self.resolving.keys().copied().collect();
         let world = self.world(&resolving);
-        let services = director.virtual_services.iter().map(|service| {
+        let tracked: BTreeSet<&str> = director
+            .vrrp
+            .instances
+            .iter()
+            .flat_map(|instance| &instance.track.virtual_services)
+            .map(|service| service.name.as_str())
+            .collect();
+        let services = director.virtual_services.iter();
+        let services = services.filter(|service| tracked.contains(service.name.as_str()));
+        let services = services.map(|service| {
             let takes_new = |server| world.effective(service, server).weight > 0;
             let has_quorum = service.real_servers.iter().any(takes_new);
             (service.name.clone(), self.is_planned.then_some(has_quorum))

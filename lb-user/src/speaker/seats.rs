@@ -185,19 +185,14 @@ impl Seats {
         hands: &mut Hands,
     ) -> bool {
         let v4 = facts.source.is_ipv4();
-        let is_for = |router: &&mut Router| router.is_for(facts.interface, vrid, v4);
-        let (mut count, mut hearing) = (0, 0);
-        for router in self.routers().filter(is_for) {
-            count += 1;
-            hearing += usize::from(router.hears(facts));
-        }
+        let is_for = |router: &Router| router.is_for(facts.interface, vrid, v4);
+        let is_heard = self.routers().any(|router| is_for(router) && router.hears(facts));
         let mut known = false;
         for seat in &mut self.seats {
             for member in 0..seat.routers.len() {
                 let router = &seat.routers[member];
-                // One alone says why it refuses what is not for it.
-                let is_anothers = count > 1 && hearing > 0 && !router.hears(facts);
-                if !router.is_for(facts.interface, vrid, v4) || is_anothers {
+                // What nobody hears is refused with the reason; what another one hears is his.
+                if !is_for(router) || (is_heard && !router.hears(facts)) {
                     continue;
                 }
                 known = true;
