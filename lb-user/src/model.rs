@@ -6,6 +6,7 @@
 //!
 //! Must not know: serde, YAML, files, BPF, tokio.
 
+mod admin;
 mod check;
 mod prefix;
 mod vrrp;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use admin::{Admin, AdminHttp, Certificate, Role, ServerTls, TlsVersion, User};
 pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck};
 pub use prefix::Prefix;
 pub use vrrp::{
@@ -268,19 +270,6 @@ pub struct RealServer {
     pub disabled: bool,
     /// How it is probed; `None` means it is always taken to be up ("unchecked").
     pub health_check: Option<HealthCheck>,
-}
-
-/// The `admin` section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
-    /// Path of the Unix socket that the command line speaks to.
-    pub socket: PathBuf,
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self { socket: PathBuf::from("/run/lb/admin.sock") }
-    }
 }
 
 /// The `log` section.

@@ -6,6 +6,7 @@
 //! Must not know: how a file is parsed, map operations.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -169,13 +170,14 @@ impl Controller {
         systemd::reloading();
         let path = self.start.config_path.clone();
         let host_name = self.start.host_name.clone();
-        let events = self.events.clone();
+        let (events, admin) = (self.events.clone(), Arc::clone(&self.start.admin));
         tokio::task::spawn_blocking(move || {
             let name = path.display().to_string();
             let result = match std::fs::read_to_string(&path) {
                 Ok(text) => config::load(&name, &text, &host_name)
                     .map(Box::new)
-                    .map_err(|errors| errors.iter().map(ToString::to_string).collect()),
+                    .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+                    .and_then(|loaded| admin.stage(&loaded.director).map(|()| loaded)),
                 Err(error) => Err(vec![format!("{name}: {error}")]),
             };
             // A controller that is gone has no use for the file.
@@ -230,6 +232,7 @@ impl Controller {
             (self.start.set_log_level)(loaded.director.log.level);
         }
         self.start.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+        self.start.admin.commit();
         let before = std::mem::replace(&mut self.start.director, loaded.director);
         self.previous.get_or_insert(before);
         self.follow_director();

@@ -230,6 +230,7 @@ impl Controller {
         } else if let Some(previous) = self.previous.take() {
             self.reloads.end(false);
             self.start.director = previous;
+            self.start.admin.roll_back();
             self.follow_director();
         }
     }
