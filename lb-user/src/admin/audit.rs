@@ -9,7 +9,8 @@ use hyper::StatusCode;
 
 use crate::admin::api::Answer;
 use crate::controller::document::Error;
-use crate::controller::request::Verb;
+use crate::controller::overrides::Action;
+use crate::controller::request::{Steer, Verb};
 
 /// Who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,13 +40,29 @@ pub(super) fn change(verb: &Verb) -> Option<String> {
         }
         Verb::Unban { prefix } => Some(format!("unban {prefix}")),
         Verb::Resign { name } => named("resign", name),
+        Verb::Steer(steer) => named(&steered(steer), &steer.shown())
+            .map(|text| if steer.persist { format!("{text}, for good") } else { text }),
         Verb::Status
         | Verb::Stats
         | Verb::Connections { .. }
         | Verb::Metrics
         | Verb::Bans
         | Verb::Explain(_)
-        | Verb::Vrrp => None,
+        | Verb::Vrrp
+        | Verb::Events => None,
+    }
+}
+
+/// What is to become of a server, in a word.
+fn steered(steer: &Steer) -> String {
+    match steer.action {
+        Action::Enable => "enable".to_owned(),
+        Action::Drain => "drain".to_owned(),
+        Action::Disable => "disable".to_owned(),
+        Action::Weight(weight) => format!("weight {weight} for"),
+        Action::Add(None) => "add".to_owned(),
+        Action::Add(Some(weight)) => format!("add with weight {weight}"),
+        Action::Remove => "remove".to_owned(),
     }
 }
 

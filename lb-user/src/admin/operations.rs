@@ -41,6 +41,8 @@ pub(super) enum Kind {
     Text,
     /// A whole number from 0.
     Number,
+    /// true or false.
+    Flag,
 }
 
 /// The operation of this name.
@@ -79,6 +81,12 @@ const fn parameter(
 const PREFIX: Parameter =
     parameter("prefix", Kind::Text, true, "203.0.113.0/24", "Whom: IP or IP/LEN.");
 
+const TARGET: Parameter =
+    parameter("target", Kind::Text, true, "web/10.0.0.1:80", "Which: SERVICE/ADDRESS[:PORT].");
+
+const PERSIST: Parameter =
+    parameter("persist", Kind::Flag, false, "true", "It holds over reloads and restarts.");
+
 /// Every operation, reading ones first.
 pub(super) static OPERATIONS: &[Operation] = &[
     get("status", "Status", &[], "Services, real servers, checks and VRRP, as by `lb status`."),
@@ -93,6 +101,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         "The connection table.",
     ),
     get("vrrp", "Vrrp", &[], "VRRP instances with priorities, reasons and transitions."),
+    get("events", "Events", &[], "The last things that happened, oldest first."),
     get("bans", "Bans", &[], "Prefixes whose packets are dropped."),
     get(
         "explain",
@@ -104,6 +113,30 @@ pub(super) static OPERATIONS: &[Operation] = &[
         "What would become of a packet; nothing is changed by it.",
     ),
     post("reload", "Reload", &[], "Reads the configuration file again and applies the difference."),
+    post("drain", "Steered", &[TARGET, PERSIST], "No new connections; open ones may end."),
+    post("enable", "Steered", &[TARGET, PERSIST], "Connections again, when it is healthy."),
+    post("disable", "Steered", &[TARGET, PERSIST], "Out of service."),
+    post(
+        "weight",
+        "Steered",
+        &[
+            TARGET,
+            parameter("weight", Kind::Number, true, "5", "Its weight, from 0 to 65535."),
+            PERSIST,
+        ],
+        "Gives a server another weight.",
+    ),
+    post(
+        "add",
+        "Steered",
+        &[
+            TARGET,
+            parameter("weight", Kind::Number, false, "5", "Its weight, from 0 to 65535."),
+            PERSIST,
+        ],
+        "Adds a server to a service.",
+    ),
+    post("remove", "Steered", &[TARGET, PERSIST], "Takes a server out; open connections go on."),
     post(
         "ban",
         "Bans",

@@ -63,10 +63,12 @@ pub(super) fn query(
         let text = match (parameter.kind, value) {
             (Kind::Text, Value::String(text)) => text.clone(),
             (Kind::Number, Value::Number(number)) if number.is_u64() => number.to_string(),
+            (Kind::Flag, Value::Bool(flag)) => flag.to_string(),
             (kind, _) => {
                 let expected = match kind {
                     Kind::Text => "a text",
                     Kind::Number => "a whole number",
+                    Kind::Flag => "true or false",
                 };
                 return Err(bad(format!("{key}: expected {expected}, found {}", kind_of(value))));
             }

@@ -116,6 +116,7 @@ fn in_body(parameters: &[Parameter]) -> Value {
 fn value(parameter: &Parameter) -> Value {
     match parameter.kind {
         Kind::Text => json!({ "type": "string", "examples": [parameter.example] }),
+        Kind::Flag => json!({ "type": "boolean", "default": false }),
         Kind::Number => {
             let example = parameter.example.parse::<u64>().unwrap_or(0);
             json!({ "type": "integer", "minimum": 0, "examples": [example] })

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::*;
 use crate::admin::api::{self, METRICS, PREFIX};
 use crate::controller::document::*;
-use crate::controller::request::{Asked, Verb};
+use crate::controller::overrides::Action;
+use crate::controller::request::{Asked, Steer, Verb};
 
 /// One of every verb. A new one does not compile here until it is added.
 fn verbs() -> Vec<Verb> {
@@ -26,6 +27,13 @@ fn verbs() -> Vec<Verb> {
         Verb::Explain(Asked::parse("192.0.2.1", "192.0.2.9:80/tcp").expect("a packet")),
         Verb::Vrrp,
         Verb::Resign { name: "VI_1".into() },
+        steer(Action::Drain),
+        steer(Action::Enable),
+        steer(Action::Disable),
+        steer(Action::Weight(5)),
+        steer(Action::Add(Some(5))),
+        steer(Action::Remove),
+        Verb::Events,
         Verb::Reload,
     ];
     for verb in &all {
@@ -40,10 +48,17 @@ fn verbs() -> Vec<Verb> {
             | Verb::Explain(_)
             | Verb::Vrrp
             | Verb::Resign { .. }
+            | Verb::Steer(_)
+            | Verb::Events
             | Verb::Reload => {}
         }
     }
     all
+}
+
+fn steer(action: Action) -> Verb {
+    let (service, address, port) = Steer::target("web/10.0.0.1:80").expect("a target");
+    Verb::Steer(Steer { service, address, port, action, persist: true })
 }
 
 #[test]
@@ -108,10 +123,16 @@ fn documents() -> Vec<(&'static str, Value)> {
     let counts = || BTreeMap::from([("x".to_owned(), 1)]);
     let rates = || BTreeMap::from([("connections".to_owned(), 0.5)]);
     let check = Check { code: Some(200), last_change: Some(1), ..Check::default() };
-    let server = RealServer { check: Some(check), ..RealServer::default() };
+    let server = RealServer {
+        check: Some(check.clone()),
+        checks: vec![check],
+        slow_start_percent: Some(5),
+        ..RealServer::default()
+    };
     let service = VirtualService {
         listen: vec![String::new()],
         scheduler_flags: vec!["sh-port".into()],
+        sorry_server: Some(SorryServer::default()),
         real_servers: vec![server],
         ..VirtualService::default()
     };
@@ -150,6 +171,8 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("Lifted", json(&Lifted { denied_by: Some(String::new()), ..Lifted::default() })),
         ("Explanation", json(&Explanation { steps: vec![String::new()], ..Default::default() })),
         ("Vrrp", json(&vrrp)),
+        ("Steered", json(&Steered::default())),
+        ("Events", json(&Events { events: vec![Event::default()] })),
         ("Resigned", json(&Resigned::default())),
     ]
 }

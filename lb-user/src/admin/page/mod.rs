@@ -20,7 +20,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 
-use crate::controller::document::{Stats, Status};
+use crate::controller::document::{Events, Stats, Status};
 use html::Html;
 use numbers::{scaled, span, whole};
 use states::{State, state};
@@ -33,7 +33,7 @@ pub(super) struct View<'a> {
     pub(super) stats: &'a Stats,
     /// The last minutes, if this daemon keeps them.
     pub(super) history: Option<History>,
-    /// What happened, if this daemon keeps it.
+    /// What happened.
     pub(super) events: Option<Events>,
     /// Who looks; empty without users.
     pub(super) user: &'a str,
@@ -92,30 +92,6 @@ pub(super) struct Series {
     pub(super) bytes_in: Vec<f64>,
     /// Bytes to clients.
     pub(super) bytes_out: Vec<f64>,
-}
-
-/// `GET /api/v1/events`, as far as it is shown.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Events {
-    /// Newest last.
-    pub(super) events: Vec<Event>,
-}
-
-/// One event.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Event {
-    /// RFC 3339.
-    pub(super) time: String,
-    /// `real_server`, `virtual_service`, `vrrp` or `config`.
-    pub(super) kind: String,
-    /// Of what.
-    pub(super) name: String,
-    /// The state after it.
-    pub(super) state: String,
-    /// Why.
-    pub(super) reason: String,
 }
 
 /// The page.

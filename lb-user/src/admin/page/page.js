@@ -27,7 +27,7 @@
     for (const service of document.querySelectorAll("section.service")) {
       const head = service.querySelector("header").textContent.toLowerCase();
       let shown = 0;
-      for (const row of service.querySelectorAll("tbody tr")) {
+      for (const row of service.querySelectorAll("tbody tr[data-state]")) {
         const isUp = !["down", "going-up"].includes(row.dataset.state);
         const fits = show.value === "all" || (show.value === "up") === isUp;
         const named = head.includes(text) || row.dataset.server.includes(text);
@@ -45,7 +45,7 @@
 
   const states = () => {
     const found = new Map();
-    for (const row of document.querySelectorAll("section.service tbody tr")) {
+    for (const row of document.querySelectorAll("section.service tbody tr[data-state]")) {
       const service = row.closest("section").dataset.service;
       found.set(service + "/" + row.dataset.server, row.querySelector(".state").textContent);
     }

@@ -9,7 +9,7 @@ use super::chart::Chart;
 use super::html::Html;
 use super::numbers::{scaled, span, whole};
 use super::states::{State, state};
-use crate::controller::document::{Check, RealServer, VirtualService};
+use crate::controller::document::{Check, RealServer, SorryServer, VirtualService};
 
 /// Every service that the view wants.
 pub(super) fn all(html: &mut Html, view: &View<'_>) {
@@ -42,7 +42,12 @@ fn one(html: &mut Html, view: &View<'_>, service: &VirtualService) {
     for flag in &service.scheduler_flags {
         html.raw(", ").text(flag);
     }
-    html.raw(" \u{b7} ").text(&service.forwarding).raw("</span></p></div>");
+    html.raw(" \u{b7} ").text(&service.forwarding).raw("</span>");
+    if service.quorum.up > 1 || service.sorry_server.is_some() {
+        html.raw(" <span>\u{b7} live weight ").text(service.live_weight).raw(" of ");
+        html.text(service.quorum.up).raw("</span>");
+    }
+    html.raw("</p></div>");
     charts(html, view, service);
     html.raw("</header><div class=\"scroll\"><table><caption class=\"sr\">Real servers of ");
     html.text(&service.name).raw("</caption><thead><tr>");
@@ -59,6 +64,9 @@ fn one(html: &mut Html, view: &View<'_>, service: &VirtualService) {
         if !(view.options.up_only && is_down) {
             row(html, view, service, server);
         }
+    }
+    if let Some(sorry) = &service.sorry_server {
+        sorry_row(html, view, sorry);
     }
     html.raw("</tbody>");
     sums(html, view, service);
@@ -92,13 +100,21 @@ fn row(html: &mut Html, view: &View<'_>, service: &VirtualService, server: &Real
     html.raw("\"><th scope=\"row\"><code>").text(&endpoint).raw("</code></th>");
     html.raw("<td data-label=\"Status\"><b class=\"state ").text(state.class()).raw("\">");
     html.text(state.words()).raw("</b></td><td data-label=\"Last check\">");
-    match &server.check {
-        Some(check) => last_check(html, check, view.now),
-        None => drop(html.raw("<span class=\"dim\">none</span>")),
+    match (&server.check, server.checks.as_slice()) {
+        (None, _) => drop(html.raw("<span class=\"dim\">none</span>")),
+        (Some(check), []) => last_check(html, check, view.now),
+        (Some(_), several) => several.iter().for_each(|check| {
+            html.raw("<div>");
+            last_check(html, check, view.now);
+            html.raw("</div>");
+        }),
     }
     html.raw("</td><td class=\"n\" data-label=\"Weight\">").text(server.effective_weight);
     if server.effective_weight != server.weight {
         html.raw("<span class=\"dim\">/").text(server.weight).raw("</span>");
+    }
+    if let Some(percent) = server.slow_start_percent {
+        html.raw("<span class=\"detail\">slow start, ").text(percent).raw(" %</span>");
     }
     let cells = [
         ("Active", server.active_connections),
@@ -115,6 +131,32 @@ fn row(html: &mut Html, view: &View<'_>, service: &VirtualService, server: &Real
         html.raw("<td class=\"change\" data-label=\"Change\">");
         buttons(html, view, service, server, token);
         html.raw("</td>");
+    }
+    html.raw("</tr>");
+}
+
+/// The server of last resort.
+fn sorry_row(html: &mut Html, view: &View<'_>, sorry: &SorryServer) {
+    let endpoint = joined(&sorry.address, sorry.port);
+    html.raw("<tr data-server=\"").text(&endpoint).raw("\"><th scope=\"row\"><code>");
+    html.text(&endpoint).raw("</code></th><td data-label=\"Status\" colspan=\"2\">");
+    html.raw(if sorry.in_use {
+        "<b class=\"state going-down\">sorry server, in use</b>"
+    } else {
+        "<b class=\"state no-check\">sorry server</b>"
+    });
+    html.raw("</td><td class=\"n empty\">");
+    let cells = [
+        ("Active", sorry.active_connections),
+        ("Inactive", sorry.inactive_connections),
+        ("Total", sorry.connections),
+    ];
+    for (label, number) in cells {
+        html.raw("</td><td class=\"n\" data-label=\"").text(label).raw("\">").text(whole(number));
+    }
+    html.raw("</td><td class=\"empty\"></td><td class=\"empty\"></td>");
+    if view.token.is_some() {
+        html.raw("<td class=\"empty\"></td>");
     }
     html.raw("</tr>");
 }
@@ -216,13 +258,13 @@ fn sums(html: &mut Html, view: &View<'_>, service: &VirtualService) {
     html.raw("</tr></tfoot>");
 }
 
-/// `address:port`, an IPv6 address in brackets.
 fn endpoint(server: &RealServer) -> String {
-    if server.address.contains(':') {
-        format!("[{}]:{}", server.address, server.port)
-    } else {
-        format!("{}:{}", server.address, server.port)
-    }
+    joined(&server.address, server.port)
+}
+
+/// `address:port`, an IPv6 address in brackets.
+fn joined(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
 /// Headings, and whether numbers are below them.

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::controller::document::{
-    Capacity, Check, Dataplane, RealServer, VirtualService, VrrpInstance, VrrpTransition,
+    Capacity, Check, Dataplane, Event, Quorum, RealServer, SorryServer, VirtualService,
+    VrrpInstance, VrrpTransition,
 };
 
 fn status() -> Status {
@@ -33,6 +34,11 @@ fn status() -> Status {
         detail: "<b>refused</b>".into(),
         ..check.clone()
     };
+    let slow = RealServer {
+        slow_start_percent: Some(40),
+        checks: vec![failed.clone(), check.clone()],
+        ..server("10.0.0.1", "up", &check)
+    };
     let web = VirtualService {
         name: "web&co".into(),
         listen: vec!["192.0.2.1:80/tcp".into()],
@@ -40,8 +46,17 @@ fn status() -> Status {
         forwarding: "nat".into(),
         state: "up".into(),
         connections: 12_345,
+        live_weight: 2,
+        quorum: Quorum { up: 3, hysteresis: 1 },
+        sorry_server: Some(SorryServer {
+            address: "10.0.0.9".into(),
+            port: 8080,
+            in_use: true,
+            connections: 4,
+            ..SorryServer::default()
+        }),
         real_servers: vec![
-            server("10.0.0.1", "up", &check),
+            slow,
             server("10.0.0.2", "down", &failed),
             server("2001:db8::3", "drain", &check),
         ],
@@ -174,6 +189,10 @@ fn everything_has_its_place() {
             "value=\"drain\"",
             "content=\"30;url=/stats\"",
             "1970-01-01T00:16:40Z",
+            "10.0.0.9:8080",
+            "sorry server, in use",
+            "live weight 2 of 3",
+            "slow start, 40 %",
         ],
     );
     assert!(!page.contains("denied"), "a reason without drops is not listed");

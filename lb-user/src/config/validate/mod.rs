@@ -6,6 +6,7 @@
 
 mod admin;
 mod checks;
+mod life;
 mod notifications;
 mod prefixes;
 mod services;
