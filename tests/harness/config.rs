@@ -23,6 +23,8 @@ pub struct Config {
     pub addresses: Vec<String>,
     /// `virtual_services`.
     pub services: Vec<Service>,
+    /// More lines for the `admin` section, without indentation.
+    pub admin: Vec<String>,
     /// `vrrp` and `notifications`; absent without instances.
     pub vrrp: Setup,
 }
@@ -188,6 +190,9 @@ impl Config {
         }
         text.push_str(&self.vrrp.yaml());
         let _ = writeln!(text, "admin:\n  socket: {}", socket.display());
+        for line in &self.admin {
+            let _ = writeln!(text, "  {line}");
+        }
         text
     }
 }

@@ -259,15 +259,15 @@ fn documents_have_exactly_the_keys_that_are_described() {
 fn a_key_that_is_missing_or_of_another_type_is_found() {
     let mut planted = description();
     let schemas = &mut planted["components"]["schemas"];
-    let check = schemas["Check"]["properties"].as_object_mut().expect("keys");
-    check.remove("of");
+    let capacity = schemas["Capacity"]["properties"].as_object_mut().expect("keys");
+    capacity.remove("used");
     schemas["Ban"]["properties"]["packets"] = serde_json::json!({ "type": "string" });
     schemas["Reload"]["properties"]["more"] = serde_json::json!({ "type": "string" });
     let faults = faults(&planted, &documents());
     assert_eq!(
         faults,
         [
-            "Status.virtual_services[0].real_servers[0].check.of is not described",
+            "Status.dataplane.connections.used is not described",
             "Reload.more is described and not there",
             "Bans.bans[0].packets: 0 is no \"string\"",
         ]
