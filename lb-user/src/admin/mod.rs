@@ -21,6 +21,6 @@ mod server;
 mod socket;
 
 pub use client::{Client, ClientError};
-pub use http::Plane as HttpPlane;
+pub use http::{Plane as HttpPlane, examine};
 pub use server::Server;
 pub use socket::SocketError;

@@ -90,6 +90,9 @@ pub trait AdminPlane: Send + Sync {
     /// Serves by what was staged last.
     fn commit(&self);
 
+    /// Gives up what was staged last.
+    fn discard(&self);
+
     /// Serves again by what was in force before the last commit.
     fn roll_back(&self);
 }

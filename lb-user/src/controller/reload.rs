@@ -208,9 +208,6 @@ impl Controller {
     /// The file was read: take it over, or say why not.
     pub(super) fn loaded(&mut self, result: LoadResult, request: Option<Request>) {
         self.reloading = false;
-        if std::mem::take(&mut self.reload_again) {
-            self.begin_reload(None);
-        }
         let refused = match result {
             Ok(_) if self.stopping.is_some() => Some(vec!["the daemon is stopping".to_owned()]),
             Ok(loaded) => match self.take_over(*loaded) {
@@ -219,6 +216,13 @@ impl Controller {
             },
             Err(errors) => Some(errors),
         };
+        if refused.is_some() {
+            self.start.admin.discard();
+        }
+        // Not before: what is staged for the next file would take the place of this one's.
+        if std::mem::take(&mut self.reload_again) {
+            self.begin_reload(None);
+        }
         systemd::ready("serving");
         let Some(errors) = refused else {
             tracing::info!("configuration reloaded");

@@ -169,8 +169,8 @@ fn is_right(password: &str, hash: &str) -> bool {
     hash.is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
-/// Each takes the memory that its hash names, at most 256 MiB.
-const VERIFICATIONS: usize = 2;
+/// Each takes a processor, and the memory that its hash names: forwarding and VRRP need the rest.
+const VERIFICATIONS: usize = 1;
 /// How long a login waits for others.
 const PATIENCE: Duration = Duration::from_secs(3);
 const REMEMBERED: Duration = Duration::from_secs(5 * 60);

@@ -143,6 +143,10 @@ impl<E: From<Request> + Send + 'static> AdminPlane for Plane<E> {
         }
     }
 
+    fn discard(&self) {
+        self.state().staged = None;
+    }
+
     fn roll_back(&self) {
         let mut state = self.state();
         let Some(settings) = state.before.take() else { return };
@@ -169,6 +173,17 @@ impl<E> Drop for Plane<E> {
             accepting.abort();
         }
     }
+}
+
+/// What keeps `admin.http` from working on this host, line by line. Reads files, and tries the port.
+pub fn examine(director: &Director) -> Vec<String> {
+    let Some(http) = &director.admin.http else { return Vec::new() };
+    let mut faults = Settings::read(http).err().unwrap_or_default();
+    if let Err(error) = listener::bind(http.bind) {
+        let fault = bind_fault(http.bind, &error);
+        faults.push(format!("{fault} (a daemon that runs with this file holds it)"));
+    }
+    faults
 }
 
 fn bind_fault(bind: SocketAddr, error: &std::io::Error) -> String {
