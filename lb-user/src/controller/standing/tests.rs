@@ -207,6 +207,22 @@ fn a_server_that_returns_gets_its_share_by_and_by() {
 }
 
 #[test]
+fn a_server_that_joins_a_running_service_begins_slowly() {
+    let mut world = World::new(TWO);
+    world.probe(1, 80, '+');
+    world.judge(0);
+    world.probe(2, 80, '+');
+    assert_eq!(world.shares(1), [1, 3], "it was there from the beginning");
+    let mut third = world.director.virtual_services[0].real_servers[0].clone();
+    third.address = "10.0.0.3".parse().expect("an address");
+    world.director.virtual_services[0].real_servers.push(third);
+    world.follow();
+    assert_eq!(world.shares(2), [1, 3, 0]);
+    world.probe(3, 80, '+');
+    assert_eq!(world.shares(3), [64, 192, 1]);
+}
+
+#[test]
 fn the_operator_brings_a_server_back_slowly_too_and_hashes_know_no_shares() {
     let mut world = World::new(TWO);
     world.probe(1, 80, '+');
