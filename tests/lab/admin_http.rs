@@ -102,6 +102,10 @@ fn wrong_requests_get_their_status_and_change_nothing() {
             "a guess is not told of"
         );
 
+        // The table notices another status.
+        let mut planted = Table::default();
+        planted.row(200, "bob", "POST /api/v1/reload", &[JSON], "{}");
+        ensure!(planted.run(lab).is_err(), "a wrong status goes unnoticed");
         // The same requests, right, do what they say: what was refused above was the difference.
         let drain = format!("{{\"target\":\"web/{}:{WEB}\"}}", server_address(Family::V4, 1));
         let mut right = Table::default();

@@ -1,6 +1,8 @@
 //! The plane on a loopback port, with a controller that answers everything.
 //!
 //! The whole table of wrong requests runs in the lab, against the real daemon.
+//!
+//! Must not know: what a change does.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};

@@ -1,4 +1,6 @@
 //! The description against the routes, and against documents as they are written.
+//!
+//! Must not know: how documents come about.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -110,13 +110,29 @@ pub(super) fn events(html: &mut Html, view: &View<'_>) {
     );
     html.raw("<th scope=\"col\">Why</th></tr></thead><tbody>");
     for event in events.events.iter().rev().take(EVENTS) {
-        html.raw("<tr><td><time class=\"dim\">")
-            .text(&event.time)
-            .raw("</time></td><th scope=\"row\">");
+        html.raw("<tr><td><time class=\"dim\" datetime=\"").text(&event.time).raw("\">");
+        html.text(moment(&event.time)).raw("</time></td><th scope=\"row\">");
         html.text(event.kind.replace('_', " ")).raw(" ").text(&event.name).raw("</th><td>");
-        html.text(&event.state).raw("</td><td>").text(&event.reason).raw("</td></tr>");
+        html.raw("<b class=\"state ").text(colour(&event.state)).raw("\">").text(&event.state);
+        html.raw("</b></td><td>").text(&event.reason).raw("</td></tr>");
     }
     html.raw("</tbody></table></section>");
+}
+
+/// `2026-11-21 19:12:01` of RFC 3339, whatever follows the seconds.
+fn moment(time: &str) -> String {
+    time.chars().take(19).map(|c| if c == 'T' { ' ' } else { c }).collect()
+}
+
+/// The class of a state's colour; states are those of servers, services and VRRP.
+fn colour(state: &str) -> &'static str {
+    match state.to_ascii_lowercase().as_str() {
+        "up" | "master" | "done" => "up",
+        "down" | "fault" | "refused" => "down",
+        "drain" | "backup" => "drain",
+        "maint" | "disabled" => "maint",
+        _ => "no-check",
+    }
 }
 
 /// Events that are shown.

@@ -1,4 +1,6 @@
 //! The page for one director with everything on it.
+//!
+//! Must not know: how it looks in a browser.
 
 use super::*;
 use crate::controller::document::{
@@ -6,7 +8,8 @@ use crate::controller::document::{
     VrrpInstance, VrrpTransition,
 };
 
-fn status() -> Status {
+/// One that is up and comes back slowly, one that is down, one that is drained.
+fn web() -> VirtualService {
     let check = Check {
         status: "L7OK".into(),
         code: Some(200),
@@ -39,7 +42,7 @@ fn status() -> Status {
         checks: vec![failed.clone(), check.clone()],
         ..server("10.0.0.1", "up", &check)
     };
-    let web = VirtualService {
+    VirtualService {
         name: "web&co".into(),
         listen: vec!["192.0.2.1:80/tcp".into()],
         scheduler: "wlc".into(),
@@ -61,7 +64,10 @@ fn status() -> Status {
             server("2001:db8::3", "drain", &check),
         ],
         ..VirtualService::default()
-    };
+    }
+}
+
+fn status() -> Status {
     let instance = VrrpInstance {
         name: "VI_1".into(),
         state: "master".into(),
@@ -83,7 +89,7 @@ fn status() -> Status {
             connections: Capacity { used: 10, capacity: 1000 },
             warnings: vec!["XDP is <slow>".into()],
         },
-        virtual_services: vec![web],
+        virtual_services: vec![web()],
         vrrp: vec![instance],
         ..Status::default()
     }
