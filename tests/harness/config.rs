@@ -23,6 +23,8 @@ pub struct Config {
     pub addresses: Vec<String>,
     /// `virtual_services`.
     pub services: Vec<Service>,
+    /// More lines for the `admin` section, without indentation.
+    pub admin: Vec<String>,
     /// `vrrp` and `notifications`; absent without instances.
     pub vrrp: Setup,
     /// More lines for the top level.
@@ -203,6 +205,9 @@ impl Config {
             let _ = writeln!(text, "{line}");
         }
         let _ = writeln!(text, "admin:\n  socket: {}", socket.display());
+        for line in &self.admin {
+            let _ = writeln!(text, "  {line}");
+        }
         text
     }
 }

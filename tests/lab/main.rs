@@ -3,8 +3,10 @@
 //! They need root. `LB_BIN` names the binary under test. Labs are built one at a time, so the
 //! order and the number of test threads do not matter. A scenario's name says what holds.
 
+mod admin_http;
 mod bans;
 mod counts;
+mod dashboard;
 mod edges;
 mod explain;
 mod fragments;
