@@ -15,6 +15,7 @@ mod metrics;
 mod passing;
 mod path_mtu;
 mod probes;
+mod rates;
 mod real_servers;
 mod schedulers;
 mod scheduling;

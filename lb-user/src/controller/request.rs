@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::config;
 use crate::controller::document::{
-    Bans, Connections, Error, Explanation, Lifted, Reload, Resigned, Stats, Status, Vrrp,
+    Bans, Connections, Error, Explanation, History, Lifted, Reload, Resigned, Stats, Status, Vrrp,
 };
 use crate::metrics::Snapshot;
 use crate::model::{Listen, Prefix};
@@ -55,6 +55,8 @@ pub enum Verb {
         /// At most this many.
         limit: usize,
     },
+    /// [`History`].
+    History,
     /// [`Snapshot`], for metrics.
     Metrics,
     /// [`Bans`].
@@ -134,6 +136,8 @@ pub enum Document {
     Status(Status),
     /// To [`Verb::Stats`].
     Stats(Stats),
+    /// To [`Verb::History`].
+    History(History),
     /// To [`Verb::Connections`].
     Connections(Connections),
     /// To [`Verb::Reload`].

@@ -308,6 +308,7 @@ impl Controller {
                 let reply = self.with_source(|source| source.stats().map(Document::Stats));
                 request.answer(reply);
             }
+            Verb::History => self.history(request),
             Verb::Metrics => {
                 let (vrrp, notifications) = (self.measured_vrrp(), self.notified());
                 let document = |snapshot| {
