@@ -5,6 +5,7 @@
 
 mod bans;
 mod counts;
+mod doctor;
 mod edges;
 mod explain;
 mod fragments;

@@ -10,6 +10,7 @@ pub mod args;
 mod bans;
 mod check;
 mod detach;
+mod doctor;
 mod explain;
 pub mod log;
 mod output;
@@ -17,6 +18,7 @@ mod query;
 mod real_server;
 pub mod render;
 mod run;
+mod top;
 mod vrrp;
 
 use std::ffi::OsString;
@@ -67,6 +69,8 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Unban(arguments) => bans::unban(&arguments),
         Command::Vrrp(arguments) => vrrp::run(&arguments),
         Command::Speaker(arguments) => vrrp::speak(&arguments),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
+        Command::Top(arguments) => top::top(&arguments),
         other => anyhow::bail!("`lb {}` is not supported yet", other.name()),
     }
 }

@@ -36,6 +36,8 @@ pub struct Status {
     pub frontends: Vec<serde_json::Value>,
     /// L7 backends.
     pub backends: Vec<serde_json::Value>,
+    /// The configuration file of the daemon.
+    pub config_path: String,
 }
 
 /// The XDP plane in [`Status`].
@@ -396,7 +398,7 @@ mod tests {
             r#""connections":0,"packets_in":0,"bytes_in":0,"packets_out":0,"bytes_out":0,"#,
             r#""check":{"status":"","code":null,"duration_ms":0,"detail":"","last_change":null,"#,
             r#""count":0,"of":0,"probes":0}}]}],"#,
-            r#""vrrp":[],"frontends":[],"backends":[]}"#,
+            r#""vrrp":[],"frontends":[],"backends":[],"config_path":""}"#,
         );
         assert_eq!(json, expected);
         let stats = Stats { services: vec![ServiceStats::default()], ..Default::default() };

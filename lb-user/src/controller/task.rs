@@ -299,8 +299,11 @@ impl Controller {
         match request.verb.clone() {
             Verb::Status => {
                 let vrrp = self.vrrp_instances();
+                let config_path = self.start.config_path.display().to_string();
                 let reply = self.with_source(|source| {
-                    source.status().map(|status| Document::Status(Status { vrrp, ..status }))
+                    source
+                        .status()
+                        .map(|status| Document::Status(Status { vrrp, config_path, ..status }))
                 });
                 request.answer(reply);
             }

@@ -6,6 +6,7 @@
 
 mod bans;
 mod connections;
+mod doctor;
 mod failover;
 mod stats;
 mod status;
@@ -14,6 +15,7 @@ mod vrrp;
 
 pub use bans::{banned, bans, lifted};
 pub use connections::connections;
+pub use doctor::doctor;
 pub use failover::failover;
 pub use stats::{fill_rates, stats};
 pub use status::status;
