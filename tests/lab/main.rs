@@ -21,5 +21,6 @@ mod real_servers;
 mod schedulers;
 mod scheduling;
 mod stage;
+mod top;
 mod transfers;
 mod vrrp;

@@ -1,4 +1,6 @@
 //! Each finding from a fault planted in the facts of a healthy host.
+//!
+//! Must not know: the host that the tests run on.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -44,7 +44,7 @@ pub fn reload(done: &Reload) -> String {
 }
 
 /// `ip:port`, with brackets around an IPv6 address.
-fn endpoint(address: &str, port: u16) -> String {
+pub(in crate::cli) fn endpoint(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
