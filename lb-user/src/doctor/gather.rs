@@ -14,7 +14,7 @@ use crate::dataplane::bpf;
 use crate::doctor::facts::{Clock, Daemon, Facts, Interface, Kernel, Offload, Pins, Way};
 use crate::exec::{Command, RunAs};
 use crate::firewall::{self, Packet};
-use crate::model::{Director, Protocol, VrrpInstance};
+use crate::model::{Director, Protocol, VirtualService, VrrpInstance};
 use crate::netlink::{Netlink, NetlinkError, sysctl};
 
 /// Everything about this host that matters to this configuration. Needs a tokio runtime, and root
@@ -48,11 +48,10 @@ pub async fn gather(director: &Director, daemon: Option<Daemon>) -> Result<Facts
         }
     }
     facts.settings = settings(facts.links.iter().map(|link| link.name.as_str()));
-    let servers = director.virtual_services.iter().flat_map(|service| &service.real_servers);
-    for server in servers {
-        if !facts.ways.contains_key(&server.address) {
-            let way = way(&netlink, &facts, server.address).await?;
-            facts.ways.insert(server.address, way);
+    for address in director.virtual_services.iter().flat_map(destinations) {
+        if !facts.ways.contains_key(&address) {
+            let way = way(&netlink, &facts, address).await?;
+            facts.ways.insert(address, way);
         }
     }
     let packets: Vec<Packet> = director.vrrp.instances.iter().flat_map(adverts).collect();
@@ -60,6 +59,12 @@ pub async fn gather(director: &Director, daemon: Option<Daemon>) -> Result<Facts
         facts.filters = firewall::rules(&packets).await;
     }
     Ok(facts)
+}
+
+/// Where packets of a service go: its real servers and its sorry server.
+pub(super) fn destinations(service: &VirtualService) -> impl Iterator<Item = IpAddr> {
+    let servers = service.real_servers.iter().map(|server| server.address);
+    servers.chain(service.sorry_server.as_ref().map(|sorry| sorry.address))
 }
 
 async fn way(netlink: &Netlink, facts: &Facts, server: IpAddr) -> Result<Way, NetlinkError> {

@@ -78,12 +78,13 @@ fn clock(facts: &Facts) -> Finding {
 fn files(director: &Director, facts: &Facts) -> Option<Finding> {
     let daemon = facts.daemon.as_ref()?;
     let (limit, pid) = (daemon.files?, daemon.pid?);
-    let servers: usize = director.virtual_services.iter().map(|s| s.real_servers.len()).sum();
-    let needed = servers as u64 + OWN_FILES;
+    let servers = director.virtual_services.iter().flat_map(|service| &service.real_servers);
+    let checks: usize = servers.map(|server| server.health_checks.len()).sum();
+    let needed = checks as u64 + OWN_FILES;
     Some(if limit < needed {
         let text = format!(
-            "the daemon may have {limit} file descriptors; {servers} real servers that are probed \
-             at one time need up to {needed}. For good: LimitNOFILE={} in its unit",
+            "the daemon may have {limit} file descriptors; {checks} checks that run at one time \
+             need up to {needed}. For good: LimitNOFILE={} in its unit",
             needed.next_power_of_two()
         );
         let wanted = needed.next_power_of_two();

@@ -168,8 +168,8 @@ fn the_host_is_judged() {
     let daemon =
         |change: fn(&mut Daemon)| move |f: &mut Facts| change(f.daemon.as_mut().expect("it"));
     finds(daemon(|d| d.warnings.push("the maps are not current".into())), warn, "daemon", "");
-    let more = "prlimit --pid 77 --nofile=512:512";
-    finds(daemon(|d| d.files = Some(256)), error, "nofile", more);
+    let more = "prlimit --pid 77 --nofile=256:256";
+    finds(daemon(|d| d.files = Some(255)), error, "nofile", more);
     finds(daemon(|d| d.connections.0 = 800), warn, "connections", "");
     let ntp = "timedatectl set-ntp true";
     finds(|f| f.clock.synchronised = Some(false), warn, "clock", ntp);

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::doctor::facts::{Facts, Way};
+use crate::doctor::gather::destinations;
 use crate::doctor::{Finding, Severity};
 use crate::model::{Director, ForwardingMethod, Protocol, VirtualService};
 
@@ -34,8 +35,8 @@ pub(super) fn judge(director: &Director, facts: &Facts) -> Vec<Finding> {
 fn next_hops(director: &Director, facts: &Facts) -> Vec<Finding> {
     let mut users: BTreeMap<IpAddr, &str> = BTreeMap::new();
     for service in &director.virtual_services {
-        for server in &service.real_servers {
-            users.entry(server.address).or_insert(&service.name);
+        for server in destinations(service) {
+            users.entry(server).or_insert(&service.name);
         }
     }
     let mut findings = Vec::new();
@@ -73,11 +74,11 @@ fn tunnels(director: &Director, service: &VirtualService, facts: &Facts) -> Vec<
     };
     let has_udp = service.listen.iter().any(|listen| listen.protocol == Protocol::Udp);
     let mut by_interface: BTreeMap<(&str, u32), (u32, IpAddr)> = BTreeMap::new();
-    for server in &service.real_servers {
-        let Some(way) = facts.ways.get(&server.address) else { continue };
+    for server in destinations(service) {
+        let Some(way) = facts.ways.get(&server) else { continue };
         if let (Some(interface), Some(mtu)) = (&way.interface, way.mtu) {
-            let header = if server.address.is_ipv4() { 20 } else { 40 };
-            by_interface.entry((interface, header)).or_insert((mtu, server.address));
+            let header = if server.is_ipv4() { 20 } else { 40 };
+            by_interface.entry((interface, header)).or_insert((mtu, server));
         }
     }
     let mut findings = Vec::new();

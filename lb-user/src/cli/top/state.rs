@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use crate::cli::render::endpoint;
-use crate::controller::document::{Rates, RealServer, Stats, Status, VirtualService};
+use crate::controller::document::{Rates, RealServer, SorryServer, Stats, Status, VirtualService};
 
 /// What the daemon said at one time.
 #[derive(Clone, Debug, Default)]
@@ -304,6 +304,8 @@ impl State {
             let row = service_row(service, &servers, rates, open);
             if open {
                 self.sort(&mut servers, |server| server);
+                servers
+                    .extend(service.sorry_server.as_ref().map(|sorry| sorry_row(service, sorry)));
             } else {
                 servers.clear();
             }
@@ -382,6 +384,24 @@ fn server_row(
     }
 }
 
+/// The sorry server comes last, whatever rows are sorted by.
+fn sorry_row(service: &VirtualService, sorry: &SorryServer) -> Row {
+    Row {
+        id: RowId {
+            service: service.name.clone(),
+            server: Some(endpoint(&sorry.address, sorry.port)),
+        },
+        state: if sorry.in_use { "sorry" } else { "standby" }.to_owned(),
+        listen: String::new(),
+        weight: sorry.in_use.into(),
+        active: sorry.active_connections,
+        inactive: sorry.inactive_connections,
+        rates: Rates::default(),
+        check: String::new(),
+        open: false,
+    }
+}
+
 fn service_row(service: &VirtualService, servers: &[Row], rates: Rates, open: bool) -> Row {
     let sum = |of: fn(&Row) -> u64| servers.iter().map(of).fold(0, u64::saturating_add);
     let taking = servers.iter().filter(|server| server.weight > 0).count();
@@ -393,7 +413,11 @@ fn service_row(service: &VirtualService, servers: &[Row], rates: Rates, open: bo
         active: sum(|server| server.active),
         inactive: sum(|server| server.inactive),
         rates,
-        check: format!("{taking} of {}", servers.len()),
+        check: if service.sorry_server.as_ref().is_some_and(|sorry| sorry.in_use) {
+            "sorry".to_owned()
+        } else {
+            format!("{taking} of {}", servers.len())
+        },
         open,
     }
 }

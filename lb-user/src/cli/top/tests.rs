@@ -11,8 +11,8 @@ use ratatui::style::{Color, Modifier};
 use super::state::{Event, Reading, State};
 use super::view;
 use crate::controller::document::{
-    Capacity, Check, Dataplane, Rates, RealServer, RealServerStats, ServiceStats, Stats, Status,
-    VirtualService, VrrpInstance,
+    Capacity, Check, Dataplane, Rates, RealServer, RealServerStats, ServiceStats, SorryServer,
+    Stats, Status, VirtualService, VrrpInstance,
 };
 
 fn rates(connections: f64) -> Rates {
@@ -214,6 +214,24 @@ fn servers_are_shown_and_hidden() {
     assert_eq!(names(&mut state).len(), 5);
     press(&mut state, "e");
     assert_eq!(names(&mut state).len(), 2);
+}
+
+#[test]
+fn a_sorry_server_comes_last_and_says_whether_it_serves() {
+    for (in_use, state_shown, servers) in [(false, "standby", "1 of 2"), (true, "sorry ", "sorry")]
+    {
+        let mut reading = reading([1.0, 1.0]);
+        let sorry =
+            SorryServer { address: "10.0.0.9".into(), port: 80, in_use, ..SorryServer::default() };
+        reading.status.virtual_services[0].sorry_server = Some(sorry);
+        let mut state = State::new(reading, true);
+        press(&mut state, "\nnr");
+        let text = shown(&mut state);
+        let row = text.lines().nth(7).unwrap_or_default();
+        assert!(row.starts_with("    10.0.0.9:80") && row.contains(state_shown), "{text}");
+        let service = text.lines().nth(4).unwrap_or_default();
+        assert!(service.starts_with("- web") && service.ends_with(servers), "{text}");
+    }
 }
 
 #[test]

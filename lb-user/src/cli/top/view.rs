@@ -233,8 +233,8 @@ fn of_state(state: &State, name: &str) -> Style {
     let color = match name {
         "up" | "master" => Color::Green,
         "down" | "fault" => Color::Red,
-        "drain" => Color::Yellow,
-        "disabled" => Color::DarkGray,
+        "drain" | "sorry" => Color::Yellow,
+        "disabled" | "standby" => Color::DarkGray,
         _ => Color::Cyan,
     };
     colored(state, color)
