@@ -5,7 +5,7 @@ use crate::stage::{Method, WEB, file, web};
 use anyhow::{Context, Result, ensure};
 use harness::config::Config;
 use harness::daemon::Daemon;
-use harness::process::run;
+use harness::process::{Background, run};
 use harness::topology::{Family, server_address};
 use harness::wait::{eventually, seconds};
 use harness::web::{basic, exchange, request};
@@ -13,6 +13,7 @@ use harness::{Lab, scenario};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// A wrong request, whole, and the status that it gets.
@@ -387,6 +388,63 @@ fn a_reload_takes_over_users_port_and_certificates_or_refuses_with_a_reason() {
         Ok(())
     });
 }
+
+/// Exporters read HAProxy's columns by their position.
+#[test]
+fn the_csv_has_the_columns_and_rows_of_haproxy() {
+    scenario(Method::Nat.shape(2), |lab| {
+        let _lb = Daemon::start(lab, &config(lab))?;
+        let path = lab_path(lab, "haproxy.cfg");
+        std::fs::write(&path, HAPROXY)?;
+        let _haproxy = Background::spawn(&lab.director, &format!("haproxy -f {path}"))?;
+        let ask = |port: u16, headers: &[&str]| {
+            let bytes = request("GET /stats;csv", headers, "");
+            exchange(&lab.director, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), bytes.as_bytes())
+        };
+        let theirs = eventually(seconds(10), "haproxy answers", || {
+            Ok(Some(ask(1082, &[])?.body).filter(|body| body.starts_with("# ")))
+        })?;
+        let ours = ask(1080, &[&basic("ada", "correct horse")])?.body;
+        let rows = |csv: &str| -> Vec<Vec<String>> {
+            csv.lines().map(|line| line.split(',').map(str::to_owned).collect()).collect()
+        };
+        let (ours, theirs) = (rows(&ours), rows(&theirs));
+        // What follows the column `-` differs from version to version; ours is that of 2.6.
+        let fixed = theirs[0].iter().position(|name| name == "-").context("no column `-`")?;
+        let common = ours[0].iter().zip(&theirs[0]).take(75).filter(|(a, b)| a == b).count();
+        ensure!(common == 75, "only {common} columns are alike:\n{:?}\n{:?}", ours[0], theirs[0]);
+        let version = run(Command::new("haproxy").arg("-v"))?;
+        if version.contains("version 2.6.") {
+            ensure!(ours[0] == theirs[0], "{:?}\n{:?}", ours[0], theirs[0]);
+            ensure!(ours[0][fixed] == "-", "the column `-` is elsewhere");
+            let widths = |rows: &[Vec<String>]| (rows[0].len(), rows[1].len(), rows[2].len());
+            ensure!(widths(&ours) == widths(&theirs), "rows of another width");
+        }
+        let column = |name: &str| ours[0].iter().position(|found| found == name);
+        let kind = column("type").context("no column type")?;
+        let shape = |rows: &[Vec<String>]| -> Vec<(String, String)> {
+            let word = |name: &str| if name.contains("END") { name } else { "server" }.to_owned();
+            rows[1..].iter().map(|row| (word(&row[1]), row[kind].clone())).collect()
+        };
+        ensure!(shape(&ours) == shape(&theirs), "{:?} and {:?}", shape(&ours), shape(&theirs));
+        Ok(())
+    });
+}
+
+/// One `listen` section with as many servers as the lab.
+const HAPROXY: &str = "
+defaults
+  mode http
+  timeout connect 1s
+  timeout client 1s
+  timeout server 1s
+listen web
+  bind 127.0.0.1:1082
+  stats enable
+  stats uri /stats
+  server a 127.0.0.1:1083
+  server b 127.0.0.1:1084
+";
 
 /// The status without what moves by itself.
 fn still(mut status: Value) -> Value {

@@ -6,6 +6,7 @@
 //! Must not know: where the document comes from.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -116,9 +117,9 @@ fn is_udp(service: &VirtualService) -> bool {
 struct Row(HashMap<&'static str, String>);
 
 impl Row {
-    fn set(&mut self, column: &'static str, value: impl ToString) {
+    fn set(&mut self, column: &'static str, value: impl Display) {
         debug_assert!(COLUMNS.contains(&column), "{column}");
-        self.0.insert(column, value.to_string());
+        self.0.insert(column, format!("{value}"));
     }
 
     fn write(&self, text: &mut String) {

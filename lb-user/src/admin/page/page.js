@@ -37,7 +37,7 @@
       service.hidden = shown === 0 && (text !== "" || show.value !== "all");
     }
   };
-  show.value = kept("show", "all");
+  show.value = location.pathname.includes(";up") ? "up" : kept("show", "all");
   if (!show.value) show.value = "all";
   show.addEventListener("change", () => { keep("show", show.value); select(); });
   filter.addEventListener("input", select);

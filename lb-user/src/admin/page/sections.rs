@@ -61,7 +61,7 @@ pub(super) fn vrrp(html: &mut Html, view: &View<'_>) {
         html.raw("</td><td data-label=\"Last transition\">");
         if let Some(last) = instance.transitions.first() {
             html.text(&last.from).raw(" \u{2192} ").text(&last.to).raw(" <time class=\"dim\">");
-            html.text(&last.at)
+            html.text(moment(&last.at))
                 .raw("</time><span class=\"detail\">")
                 .text(&last.cause)
                 .raw("</span>");

@@ -48,7 +48,7 @@ fn exposed(
         return Some(());
     }
     let place = raw.bind.place().unwrap_or(&raw.place);
-    if users.is_empty() && !raw.users.written.place().is_some_and(|_| !raw.users.good.is_empty()) {
+    if users.is_empty() {
         problems.error(
             place,
             "everybody in the network could look: add `users`, or bind to 127.0.0.1 or ::1",
