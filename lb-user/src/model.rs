@@ -7,6 +7,7 @@
 //! Must not know: serde, YAML, files, BPF, tokio.
 
 mod check;
+mod log;
 mod prefix;
 mod vrrp;
 
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck};
+pub use log::{Facility, Log, LogFormat, LogLevel, LogSink, LogTarget, Severity, SyslogAddress};
 pub use prefix::Prefix;
 pub use vrrp::{
     Email, Garp, InitialState, Notifications, Password, Script, SyncGroup, Track, Unicast, Vrrp,
@@ -280,44 +282,5 @@ pub struct Admin {
 impl Default for Admin {
     fn default() -> Self {
         Self { socket: PathBuf::from("/run/lb/admin.sock") }
-    }
-}
-
-/// The `log` section.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// The least important level that is written.
-    pub level: LogLevel,
-    /// Text or JSON lines.
-    pub format: LogFormat,
-}
-
-/// Log levels, most important first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    /// Something failed.
-    Error,
-    /// Something looks wrong.
-    Warn,
-    /// Life cycle and state changes.
-    Info,
-    /// Detail for finding faults.
-    Debug,
-    /// Everything.
-    Trace,
-}
-
-/// Log formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One readable line an event.
-    Text,
-    /// One JSON object an event.
-    Json,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: LogLevel::Info, format: LogFormat::Text }
     }
 }

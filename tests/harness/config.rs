@@ -23,6 +23,8 @@ pub struct Config {
     pub addresses: Vec<String>,
     /// `virtual_services`.
     pub services: Vec<Service>,
+    /// Lines of the `log` section, without indentation; absent when empty.
+    pub log: Vec<String>,
     /// `vrrp` and `notifications`; absent without instances.
     pub vrrp: Setup,
 }
@@ -187,6 +189,12 @@ impl Config {
             self.services.iter().for_each(|service| service.write(&mut text));
         }
         text.push_str(&self.vrrp.yaml());
+        if !self.log.is_empty() {
+            text.push_str("log:\n");
+        }
+        for line in &self.log {
+            let _ = writeln!(text, "  {line}");
+        }
         let _ = writeln!(text, "admin:\n  socket: {}", socket.display());
         text
     }

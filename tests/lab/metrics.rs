@@ -61,22 +61,28 @@ fn counters_grow_over_reloads_and_restarts() {
 }
 
 /// Values by series, as written.
-struct Scraped(BTreeMap<String, u64>);
+pub(crate) struct Scraped(pub(crate) BTreeMap<String, u64>);
 
-fn scrape(lab: &Lab) -> Result<Scraped> {
-    let mut curl = Command::new("curl");
-    curl.args(["--silent", "--fail", "--unix-socket"]).arg(Paths::of(lab).socket);
-    let text = run(curl.arg("http://lb/metrics"))?;
+pub(crate) fn scrape(lab: &Lab) -> Result<Scraped> {
     let mut values = BTreeMap::new();
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
+    for line in scraped(lab)?.lines().filter(|line| !line.starts_with('#')) {
         let (series, value) = line.rsplit_once(' ').context("a line without a value")?;
+        // Times need not be whole; here their fraction does not matter.
+        let value = value.split_once('.').map_or(value, |(whole, _)| whole);
         values.insert(series.to_owned(), value.parse().with_context(|| line.to_owned())?);
     }
     Ok(Scraped(values))
 }
 
+/// The text as it comes.
+fn scraped(lab: &Lab) -> Result<String> {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--fail", "--unix-socket"]).arg(Paths::of(lab).socket);
+    run(curl.arg("http://lb/metrics"))
+}
+
 impl Scraped {
-    fn value(&self, series: &str) -> Result<u64> {
+    pub(crate) fn value(&self, series: &str) -> Result<u64> {
         self.0.get(series).copied().with_context(|| format!("no {series} in {:#?}", self.0))
     }
 

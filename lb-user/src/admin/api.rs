@@ -56,11 +56,11 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
     };
     let allowed = match name {
         "metrics" | "status" | "stats" | "connections" | "bans" | "explain" | "vrrp" => "GET",
-        "reload" | "ban" | "unban" | "resign" => "POST",
+        "reload" | "reopen-logs" | "ban" | "unban" | "resign" => "POST",
         _ => {
             let text = format!(
                 "there is no {path:?}; ask for {PREFIX}status, stats, connections, explain, bans, \
-                 ban, unban, vrrp, resign or reload, or for {METRICS}"
+                 ban, unban, vrrp, resign, reopen-logs or reload, or for {METRICS}"
             );
             return Err(Answer::error(StatusCode::NOT_FOUND, text));
         }
@@ -89,6 +89,7 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
         (None, "metrics") => Ok(Verb::Metrics),
         (None, "bans") => Ok(Verb::Bans),
         (None, "vrrp") => Ok(Verb::Vrrp),
+        (None, "reopen-logs") => Ok(Verb::ReopenLogs),
         (None, _) => Ok(Verb::Reload),
     }
 }
@@ -177,6 +178,7 @@ pub fn path_of(verb: &Verb) -> (Method, String) {
         Verb::Status => (Method::GET, format!("{PREFIX}status")),
         Verb::Stats => (Method::GET, format!("{PREFIX}stats")),
         Verb::Reload => (Method::POST, format!("{PREFIX}reload")),
+        Verb::ReopenLogs => (Method::POST, format!("{PREFIX}reopen-logs")),
         Verb::Metrics => (Method::GET, METRICS.to_owned()),
         Verb::Bans => (Method::GET, format!("{PREFIX}bans")),
         Verb::Ban { prefix, span } => {
@@ -378,6 +380,7 @@ mod tests {
             Verb::Status,
             Verb::Stats,
             Verb::Reload,
+            Verb::ReopenLogs,
             Verb::Metrics,
             Verb::Bans,
             ban("10.0.0.0/8", None),

@@ -35,6 +35,8 @@ pub enum Command {
     Check(Check),
     /// Apply the daemon's configuration file as a difference
     Reload(Daemon),
+    /// Open log files anew, after they were renamed
+    ReopenLogs(Daemon),
     /// Show services and real servers
     Status(Status),
     /// Show packets, bytes and connections
@@ -85,9 +87,6 @@ pub enum Command {
     /// Not supported yet.
     #[command(hide = true)]
     Capture(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    ReopenLogs(Rest),
     /// Not supported yet.
     #[command(hide = true)]
     Top(Rest),
@@ -163,6 +162,7 @@ impl Command {
                 | Self::Unban(_)
                 | Self::Vrrp(_)
                 | Self::Speaker(_)
+                | Self::ReopenLogs(_)
         )
     }
 }

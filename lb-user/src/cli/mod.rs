@@ -11,7 +11,6 @@ mod bans;
 mod check;
 mod detach;
 mod explain;
-pub mod log;
 mod output;
 mod query;
 mod real_server;
@@ -67,6 +66,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Unban(arguments) => bans::unban(&arguments),
         Command::Vrrp(arguments) => vrrp::run(&arguments),
         Command::Speaker(arguments) => vrrp::speak(&arguments),
+        Command::ReopenLogs(daemon) => query::reopen_logs(&daemon),
         other => anyhow::bail!("`lb {}` is not supported yet", other.name()),
     }
 }

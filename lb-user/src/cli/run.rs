@@ -11,9 +11,10 @@ use tokio::sync::mpsc;
 
 use crate::admin::Server;
 use crate::cli::args::Run;
-use crate::cli::{check, log, output, runtime};
+use crate::cli::{check, output, runtime};
 use crate::controller::preflight::Severity;
-use crate::controller::{self, Start};
+use crate::controller::{self, Start, systemd};
+use crate::{logging, watchdog};
 
 pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
     let host_name = check::host_name();
@@ -32,7 +33,7 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
     if refused > 0 {
         anyhow::bail!("{} cannot work on this host as it is", arguments.config.display());
     }
-    let level = log::start(loaded.director.log)?;
+    let (logger, _log) = logging::start(&loaded.director.log, &loaded.director.node, "lb")?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
@@ -43,9 +44,15 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
         warnings,
         keep_dataplane: arguments.keep_dataplane,
         drain_timeout: arguments.drain_timeout,
-        set_log_level: Box::new(move |wanted| level.set(wanted)),
+        logger,
     };
+    watchdog::start(|is_well| {
+        if is_well {
+            systemd::watchdog();
+        }
+    })?;
     to_the_end(runtime()?, async {
+        watchdog::watch_runtime();
         let server = Server::bind(&start.director.admin.socket)?;
         let (events, queue) = mpsc::channel(controller::QUEUE);
         let serving = tokio::spawn(server.run(events.clone()));

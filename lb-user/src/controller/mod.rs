@@ -8,6 +8,8 @@
 //!   should hold, `engine` makes them so, `routes` keeps next hops and paths current, with
 //!   `path_mtu` for what routers report, `report` makes documents, `snapshot` metrics;
 //! - `vrrp` tells the speaker what to be, and keeps what it says;
+//! - `itself` is what the daemon knows of itself: stuck parts, probes, its process;
+//! - `logs` has the log follow the file, here and in the speaker;
 //! - `bans` keeps what is denied at run time, beside the file's list;
 //! - `explain` says what would become of a packet;
 //! - [`effective`](mod@effective) is the one place where configured weight, health and admin state meet;
@@ -24,6 +26,8 @@ pub mod engine;
 pub mod event;
 mod explain;
 mod follow;
+mod itself;
+mod logs;
 pub mod path_mtu;
 pub mod preflight;
 mod reload;
@@ -43,7 +47,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::controller::event::Event;
-use crate::model::{Director, LogLevel};
+use crate::logging::Logger;
+use crate::model::Director;
 
 /// What `lb run` starts the controller with.
 pub struct Start {
@@ -59,8 +64,8 @@ pub struct Start {
     pub keep_dataplane: bool,
     /// How long a stop waits for open connections.
     pub drain_timeout: Duration,
-    /// Changes the log level when a reload does.
-    pub set_log_level: Box<dyn Fn(LogLevel)>,
+    /// The log, which follows the file.
+    pub logger: Logger,
 }
 
 /// Room in the controller's queue; a full queue makes its sources wait.

@@ -13,11 +13,12 @@ use tokio::sync::mpsc;
 use crate::config;
 use crate::controller::engine::Engine;
 use crate::controller::event::{AddressResult, Event, LoadResult};
+use crate::controller::itself::Probes;
 use crate::controller::request::{Refusal, RefusalKind, Request};
 use crate::controller::routes::{self, Routes};
 use crate::controller::task::{Controller, seed};
 use crate::controller::vrrp::Vrrp;
-use crate::controller::{Start, systemd};
+use crate::controller::{Start, logs, systemd};
 use crate::health::Runner;
 use crate::metrics::Reloads;
 use crate::model::{Dataplane, Director};
@@ -64,6 +65,7 @@ impl Controller {
             apply_error: None,
             previous: None,
             reload_again: false,
+            probes: Probes::new(),
             fatal: None,
         };
         if let Err(error) = controller.bring_up(&links, adopted).await {
@@ -169,13 +171,14 @@ impl Controller {
         systemd::reloading();
         let path = self.start.config_path.clone();
         let host_name = self.start.host_name.clone();
-        let events = self.events.clone();
+        let (events, logger) = (self.events.clone(), self.start.logger.clone());
         tokio::task::spawn_blocking(move || {
             let name = path.display().to_string();
             let result = match std::fs::read_to_string(&path) {
                 Ok(text) => config::load(&name, &text, &host_name)
                     .map(Box::new)
-                    .map_err(|errors| errors.iter().map(ToString::to_string).collect()),
+                    .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+                    .and_then(|loaded| logs::prepare(&logger, loaded)),
                 Err(error) => Err(vec![format!("{name}: {error}")]),
             };
             // A controller that is gone has no use for the file.
@@ -226,9 +229,7 @@ impl Controller {
         {
             self.begin_addresses(new);
         }
-        if before.log.level != loaded.director.log.level {
-            (self.start.set_log_level)(loaded.director.log.level);
-        }
+        self.follow_log(&loaded.director);
         self.start.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
         let before = std::mem::replace(&mut self.start.director, loaded.director);
         self.previous.get_or_insert(before);
@@ -297,9 +298,6 @@ fn refuse_what_needs_a_start(before: &Director, after: &Director) -> anyhow::Res
     }
     if before.admin.socket != after.admin.socket {
         return refuse("admin.socket");
-    }
-    if before.log.format != after.log.format {
-        return refuse("log.format");
     }
     Ok(())
 }

@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 
 use crate::config;
 use crate::controller::document::{
-    Bans, Connections, Error, Explanation, Lifted, Reload, Resigned, Stats, Status, Vrrp,
+    Bans, Connections, Error, Explanation, Lifted, Reload, Reopened, Resigned, Stats,
+    Status, Vrrp,
 };
 use crate::metrics::Snapshot;
 use crate::model::{Listen, Prefix};
@@ -80,6 +81,8 @@ pub enum Verb {
         /// The instance.
         name: String,
     },
+    /// Open log files anew; answered with [`Reopened`].
+    ReopenLogs,
     /// Read the configuration file again; answered when it serves or is refused.
     Reload,
 }
@@ -138,6 +141,8 @@ pub enum Document {
     Connections(Connections),
     /// To [`Verb::Reload`].
     Reload(Reload),
+    /// To [`Verb::ReopenLogs`].
+    Reopened(Reopened),
     /// To [`Verb::Metrics`]; whoever asked writes it in the format that is wanted.
     #[serde(skip)]
     Metrics(Box<Snapshot>),

@@ -2,6 +2,7 @@
 //!
 //! Must not know: sockets, thresholds, weights.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -145,6 +146,18 @@ pub struct Observation {
     pub held_until: Option<Instant>,
     /// Probes that have ended.
     pub probes: u64,
+    /// What they found, in all.
+    pub tally: Tally,
+}
+
+/// What probes of a target found so far. A check that takes over from one that differs only in its
+/// numbers goes on counting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Times that the state changed.
+    pub changes: u64,
+    /// Results by the names of their statuses.
+    pub results: BTreeMap<&'static str, u64>,
 }
 
 impl Observed {
@@ -157,7 +170,13 @@ impl Observed {
             doubt: (0, threshold),
             held_until: None,
             probes: 0,
+            tally: Tally::default(),
         })))
+    }
+
+    /// Goes on counting from here.
+    pub(in crate::health) fn count_on(&self, tally: Tally) {
+        self.lock().tally = tally;
     }
 
     /// The state.
@@ -175,7 +194,9 @@ impl Observed {
         let mut seen = self.lock();
         if seen.state != machine.state() {
             seen.last_change = Some(now);
+            seen.tally.changes += 1;
         }
+        *seen.tally.results.entry(result.status.name()).or_default() += 1;
         seen.state = machine.state();
         seen.doubt = machine.doubt();
         seen.held_until = machine.held_until();

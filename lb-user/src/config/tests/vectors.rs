@@ -129,6 +129,26 @@ fn a_wrong_column_is_a_difference() {
     assert!(difference(&file("log: {level: loud}\n"), &file("log: {level:  loud}\n")).is_some());
 }
 
+/// The log of `everything.yaml`.
+fn log_of_everything() -> Log {
+    let target = |sink, max_level| LogTarget { sink, max_level };
+    let syslog = |address, facility: &str, min_level| LogSink::Syslog {
+        address,
+        facility: Facility::named(facility).unwrap(),
+        min_level,
+    };
+    let udp = |text: &str| SyslogAddress::Udp(text.parse().unwrap());
+    let here = SyslogAddress::Unix("/dev/log".into());
+    let targets = vec![
+        target(LogSink::Stderr, Severity::Debug),
+        target(syslog(udp("192.0.2.5:1514"), "local0", Severity::Crit), Severity::Notice),
+        target(syslog(udp("[2001:db8::5]:514"), "daemon", Severity::Emerg), Severity::Debug),
+        target(syslog(here, "daemon", Severity::Emerg), Severity::Debug),
+        target(LogSink::File("/var/log/lb/lb.log".into()), Severity::Warning),
+    ];
+    Log { level: LogLevel::Debug, format: LogFormat::Json, targets }
+}
+
 /// The real servers of `everything.yaml`, whose checks have every key.
 fn real_servers_of_everything() -> Vec<RealServer> {
     let seconds = Duration::from_secs;
@@ -248,7 +268,7 @@ fn every_built_key_reaches_the_director() {
         vrrp: vrrp_of_everything(),
         notifications: notifications_of_everything(),
         admin: Admin { socket: "/run/lb/other.sock".into() },
-        log: Log { level: LogLevel::Debug, format: LogFormat::Json },
+        log: log_of_everything(),
     };
     assert_eq!(loaded.director, expected);
 }

@@ -5,6 +5,7 @@
 //! Must not know: YAML, types of single values, lines and columns.
 
 mod checks;
+mod log;
 mod notifications;
 mod prefixes;
 mod services;
@@ -29,7 +30,7 @@ pub(super) fn director(
     let (notifications, mail) = notifications::notifications(file, problems);
     let vrrp = vrrp::vrrp(file, mail, problems);
     let admin = model::Admin::default();
-    let log = model::Log::default();
+    let log = log::log(file, problems);
     Some(model::Director {
         node: file.node.value_or(host_name.to_owned()),
         dataplane: dataplane?,
@@ -37,10 +38,7 @@ pub(super) fn director(
         vrrp: vrrp?,
         notifications: notifications?,
         admin: model::Admin { socket: file.socket.value_or(admin.socket) },
-        log: model::Log {
-            level: file.log_level.value_or(log.level),
-            format: file.log_format.value_or(log.format),
-        },
+        log: log?,
     })
 }
 
