@@ -178,7 +178,7 @@ fn lb_reopen(lab: &Lab) -> Result<String> {
 fn format_level_and_targets_follow_a_reload() {
     scenario(Method::Nat.shape(1), |lab| {
         let path = lab.dir.path().join("json.log");
-        let lb = Daemon::start(lab, &logging(lab, &["level: warn", "to: [stderr]"]))?;
+        let lb = Daemon::start(lab, &logging(lab, &["to: [stderr]"]))?;
         let to = format!("to: [{{file: {}, max_level: info}}]", text(&path)?);
         lb.reload(&logging(lab, &["level: debug", "format: json", &to]))?;
         let before = lb.log();

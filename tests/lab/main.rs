@@ -16,6 +16,7 @@ mod metrics;
 mod passing;
 mod path_mtu;
 mod probes;
+mod prometheus;
 mod real_servers;
 mod schedulers;
 mod scheduling;

@@ -56,8 +56,21 @@ fn counters_grow_over_reloads_and_restarts() {
         peer::get(&lab.client, &url, 10)?.unbroken()?;
         let third = scrape(lab)?;
         third.is(connections, 50)?;
-        third.is("lb_reloads_total{result=\"applied\"}", 0)
+        third.is("lb_reloads_total{result=\"applied\"}", 0)?;
+        // What the data plane counts goes on, the daemon's own begins anew.
+        let of_plane = Scraped(second.0.into_iter().filter(|(name, _)| is_of_plane(name)).collect());
+        ensure!(of_plane.0.len() > 30, "{} counters", of_plane.0.len());
+        third.has_grown_from(&of_plane)?;
+        ensure!(of_plane.has_grown_from(&third).is_err(), "the comparison can fail");
+        Ok(())
     });
+}
+
+/// Whether a series lives in the maps.
+fn is_of_plane(series: &str) -> bool {
+    let families =
+        ["lb_service_", "lb_real_server_", "lb_drops_", "lb_without_entry_", "lb_notes_"];
+    series.contains("_total") && families.iter().any(|family| series.starts_with(family))
 }
 
 /// Values by series, as written.
@@ -75,7 +88,7 @@ pub(crate) fn scrape(lab: &Lab) -> Result<Scraped> {
 }
 
 /// The text as it comes.
-fn scraped(lab: &Lab) -> Result<String> {
+pub(crate) fn scraped(lab: &Lab) -> Result<String> {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--fail", "--unix-socket"]).arg(Paths::of(lab).socket);
     run(curl.arg("http://lb/metrics"))

@@ -317,6 +317,30 @@ fn the_parser_refuses_what_a_scraper_would_not_read() {
     }
 }
 
+/// Names of metrics in a text.
+fn names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("lb_") || word.starts_with("process_")).collect()
+}
+
+/// Those of them that no family has.
+fn unknown(text: &str) -> Vec<&str> {
+    let known = |name: &&str| !families().any(|family| family.name == *name);
+    names(text).into_iter().filter(known).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_families_that_there_are() {
+    for (file, least) in [("prometheus/lb.rules.yml", 20), ("grafana/lb.json", 25)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file);
+        let text = fs::read_to_string(&path).expect("a file of deploy");
+        let none: [&str; 0] = [];
+        assert_eq!(unknown(&text), none, "{file}");
+        assert!(names(&text).len() >= least, "{file}: {}", names(&text).len());
+    }
+    assert_eq!(unknown("rate(lb_drop_total[5m]) / lb_connections"), ["lb_drop_total"]);
+}
+
 #[test]
 fn the_page_lists_every_family() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");

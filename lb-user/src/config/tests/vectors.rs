@@ -106,7 +106,7 @@ fn good_files_are_accepted_with_their_warnings() {
 
 #[test]
 fn examples_of_the_documentation_are_accepted_without_warnings() {
-    let pages = ["docs/configuration.md", "docs/high-availability.md"]
+    let pages = ["docs/configuration.md", "docs/high-availability.md", "docs/logging.md"]
         .map(|page| fs::read_to_string(repository(page)).unwrap());
     for page in &pages {
         assert!(page.contains("```yaml\n"));
