@@ -47,19 +47,26 @@ fn hears(sink: &mut Tool, part: &str) -> Result<String> {
 fn syslog_lines_have_their_severity_facility_tag_and_host() {
     scenario(Method::Nat.shape(1), |lab| {
         let path = text(&lab.dir.path().join("log.sock"))?;
-        let serve = |args: [&str; 2]| Tool::serve(&lab.director, &[&["syslog-sink"], &args[..]].concat());
+        let serve =
+            |args: [&str; 2]| Tool::serve(&lab.director, &[&["syslog-sink"], &args[..]].concat());
         let (mut udp, mut unix) = (serve(["--bind", "127.0.0.1:5514"])?, serve(["--unix", &path])?);
-        let config = logging(lab, &[
-            "to:",
-            "  - stderr",
-            "  - {syslog: \"127.0.0.1:5514\", facility: local3, max_level: warning, min_level: warning}",
-            &format!("  - {{syslog: {path}}}"),
-        ]);
+        let config = logging(
+            lab,
+            &[
+                "to:",
+                "  - stderr",
+                "  - {syslog: \"127.0.0.1:5514\", facility: local3, max_level: warning, min_level: warning}",
+                &format!("  - {{syslog: {path}}}"),
+            ],
+        );
         let lb = Daemon::start(lab, &config)?;
         let pid = lb.pid();
         // Facility daemon is 3, level info 6; who listens on a socket of this host knows the host.
         let ready = hears(&mut unix, "ready")?;
-        ensure!(ready.starts_with("<30>") && ready.ends_with(&format!(" lb[{pid}]: ready")), "{ready}");
+        ensure!(
+            ready.starts_with("<30>") && ready.ends_with(&format!(" lb[{pid}]: ready")),
+            "{ready}"
+        );
         let time = ready.strip_prefix("<30>").and_then(|rest| rest.get(..16)).unwrap_or_default();
         let now = lab.director.run("date +%b")?;
         ensure!(time.starts_with(now.trim()) && time.ends_with(' '), "{time:?}");
@@ -76,7 +83,10 @@ fn syslog_lines_have_their_severity_facility_tag_and_host() {
         lb.reload_refused("more: nonsense\n")?;
         // The next line that comes is not the information.
         let next = udp.json(seconds(10))?;
-        ensure!(next["text"].as_str().is_some_and(|text| text.contains("reload refused")), "{next}");
+        ensure!(
+            next["text"].as_str().is_some_and(|text| text.contains("reload refused")),
+            "{next}"
+        );
         ensure!(lost(lab)?.values().all(|lost| *lost == 0), "{:?}", lost(lab)?);
         Ok(())
     });
@@ -86,7 +96,10 @@ fn syslog_lines_have_their_severity_facility_tag_and_host() {
 fn a_dead_syslog_socket_hinders_nothing_and_gets_its_lines_later() {
     scenario(Method::Nat.shape(1), |lab| {
         let path = text(&lab.dir.path().join("log.sock"))?;
-        let lb = Daemon::start(lab, &logging(lab, &["to:", &format!("  - {{syslog: {path}}}"), "  - stderr"]))?;
+        let lb = Daemon::start(
+            lab,
+            &logging(lab, &["to:", &format!("  - {{syslog: {path}}}"), "  - stderr"]),
+        )?;
         let warned = || {
             let warnings = lb.status()?["dataplane"]["warnings"].to_string();
             Ok(warnings.contains("lines cannot be written"))
@@ -134,7 +147,8 @@ fn renamed_files_are_opened_anew_without_losing_a_line() {
         fs::create_dir(&folder)?;
         let path = folder.join("lb.log");
         let target = format!("  - {{file: {}}}", text(&path)?);
-        let lb = Daemon::start(lab, &logging(lab, &["level: debug", "to:", "  - stderr", &target]))?;
+        let lb =
+            Daemon::start(lab, &logging(lab, &["level: debug", "to:", "  - stderr", &target]))?;
         let mode = fs::metadata(&path)?.permissions().mode();
         ensure!(mode & 0o777 == 0o640, "{mode:o}");
         let mut files = vec![path.clone()];

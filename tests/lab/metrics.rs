@@ -58,7 +58,8 @@ fn counters_grow_over_reloads_and_restarts() {
         third.is(connections, 50)?;
         third.is("lb_reloads_total{result=\"applied\"}", 0)?;
         // What the data plane counts goes on, the daemon's own begins anew.
-        let of_plane = Scraped(second.0.into_iter().filter(|(name, _)| is_of_plane(name)).collect());
+        let of_plane =
+            Scraped(second.0.into_iter().filter(|(name, _)| is_of_plane(name)).collect());
         ensure!(of_plane.0.len() > 30, "{} counters", of_plane.0.len());
         third.has_grown_from(&of_plane)?;
         ensure!(of_plane.has_grown_from(&third).is_err(), "the comparison can fail");

@@ -84,7 +84,11 @@ fn a_log_that_nobody_reads_is_named_and_holds_nobody_up() {
         let watched = Watched::start(lab, &["level: debug", &to], writer.into(), None)?;
         eventually(seconds(40), "the writer is stuck", || watched.shows("log to stderr"))?;
         let told = "stuck: log to stderr has not moved for ";
-        eventually(seconds(5), "the log says so", || Ok(fs::read_to_string(&path)?.contains(told)))?;
+        eventually(
+            seconds(5),
+            "the log says so",
+            || Ok(fs::read_to_string(&path)?.contains(told)),
+        )?;
         // Everything else goes on, and more lines than there is room for are counted.
         for _ in 0..5 {
             watched.status()?;

@@ -82,7 +82,11 @@ pub(crate) const LAB: Group = Group {
         Program { name: "nsenter", package: "util-linux", why: "runs programs in namespaces" },
     ],
     crates: &[],
-    taken: &[Taken { name: "promtool", package: "prometheus", why: "reads metrics and alert rules" }],
+    taken: &[Taken {
+        name: "promtool",
+        package: "prometheus",
+        why: "reads metrics and alert rules",
+    }],
     bpf: false,
     lint: false,
 };

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::controller::task::Controller;
-use crate::health::{Observation, Target};
+use crate::health::Target;
 use crate::metrics::{LogTarget, Part, Process};
 use crate::watchdog::{self, Pulse, Weight};
 
@@ -23,6 +23,7 @@ pub(super) struct Probes {
 struct Seen {
     results: u64,
     since: Instant,
+    looked: Instant,
     is_told: bool,
 }
 
@@ -39,17 +40,20 @@ impl Probes {
     fn look<'a>(
         &mut self,
         now: Instant,
-        targets: impl Iterator<Item = (&'a Target, Observation)>,
+        targets: impl Iterator<Item = (&'a Target, u64)>,
     ) -> Vec<(Target, Duration)> {
-        let mut kept = HashMap::with_capacity(self.seen.len());
-        let mut overdue = Vec::new();
-        let mut longest = None;
-        for (target, observed) in targets {
-            let new = Seen { results: observed.probes, since: now, is_told: false };
-            let mut seen = self.seen.get(target).copied().unwrap_or(new);
-            if seen.results != observed.probes {
-                seen = new;
+        let (mut overdue, mut longest, mut count) = (Vec::new(), None, 0);
+        for (target, results) in targets {
+            count += 1;
+            let new = Seen { results, since: now, looked: now, is_told: false };
+            if !self.seen.contains_key(target) {
+                self.seen.insert(target.clone(), new);
             }
+            let Some(seen) = self.seen.get_mut(target) else { continue };
+            if seen.results != results {
+                *seen = new;
+            }
+            seen.looked = now;
             let late = now.saturating_duration_since(seen.since);
             if late > patience(target) {
                 longest = longest.max(Some(late));
@@ -57,9 +61,10 @@ impl Probes {
                     overdue.push((target.clone(), late));
                 }
             }
-            kept.insert(target.clone(), seen);
         }
-        self.seen = kept;
+        if self.seen.len() > count {
+            self.seen.retain(|_, seen| seen.looked == now);
+        }
         match longest {
             Some(late) => self.pulse.begun(late),
             None => self.pulse.rest(),
@@ -77,7 +82,8 @@ fn patience(target: &Target) -> Duration {
 impl Controller {
     /// Once a second: whether probes end.
     pub(super) fn look_after_probes(&mut self) {
-        let targets = self.health.iter().map(|(target, checked)| (target, checked.observed.get()));
+        let targets = self.health.iter();
+        let targets = targets.map(|(target, checked)| (target, checked.observed.results()));
         for (target, late) in self.probes.look(Instant::now(), targets) {
             tracing::error!(
                 address = %target.address,
@@ -142,7 +148,6 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::health::{HealthState, Observed};
     use crate::model::{CheckKind, HealthCheck};
 
     fn target(seconds: u64) -> Target {
@@ -166,11 +171,7 @@ mod tests {
         let mut probes = Probes::new();
         let now = Instant::now();
         let mut look = |seconds, results: u64| {
-            let seen = |results| Observation {
-                probes: results,
-                ..Observed::new(HealthState::Up, 1).get()
-            };
-            let targets = [(&quick, seen(results)), (&slow, seen(0))];
+            let targets = [(&quick, results), (&slow, 0)];
             let told = probes.look(now + Duration::from_secs(seconds), targets.into_iter());
             let busy = probes.pulse.is_busy();
             (told.into_iter().map(|(target, late)| (target, late.as_secs())).collect(), busy)
@@ -182,6 +183,8 @@ mod tests {
         assert_eq!(look(8, 5), (Vec::new(), true), "told once");
         assert_eq!(look(9, 6), none);
         assert_eq!(look(16, 6), (vec![(quick.clone(), 7)], true), "the next time");
+        assert_eq!(probes.look(now, std::iter::empty()), []);
+        assert!(probes.seen.is_empty() && !probes.pulse.is_busy(), "nothing is probed any more");
     }
 
     #[test]

@@ -206,6 +206,7 @@ impl Controller {
             self.waiting.extend(request);
             return;
         };
+        self.start.logger.forget();
         self.reloads.end(false);
         for error in &errors {
             tracing::error!("reload refused: {error}");

@@ -13,8 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::config;
 use crate::controller::document::{
-    Bans, Connections, Error, Explanation, Lifted, Reload, Reopened, Resigned, Stats,
-    Status, Vrrp,
+    Bans, Connections, Error, Explanation, Lifted, Reload, Reopened, Resigned, Stats, Status, Vrrp,
 };
 use crate::metrics::Snapshot;
 use crate::model::{Listen, Prefix};

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use crate::controller::checked::{Checked, Health};
 use crate::controller::document::Status;
 use crate::controller::engine::{Engine, HEARTBEAT_MAX};
-use crate::controller::itself::{self, Probes};
 use crate::controller::event::{Event, Signal};
+use crate::controller::itself::{self, Probes};
 use crate::controller::report::{self, Names, Source};
 use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request, Verb};
 use crate::controller::routes::{Ask, Routes};
@@ -238,6 +238,7 @@ impl Controller {
             self.fatal = Some(anyhow::anyhow!("{error:#}"));
         } else if let Some(previous) = self.previous.take() {
             self.reloads.end(false);
+            self.follow_log(&previous);
             self.start.director = previous;
             self.follow_director();
         }
@@ -326,9 +327,8 @@ impl Controller {
                     process: itself::process(),
                     ..Snapshot::default()
                 };
-                let document = |snapshot: Snapshot| {
-                    Document::Metrics(Box::new(snapshot.with(measured)))
-                };
+                let document =
+                    |snapshot: Snapshot| Document::Metrics(Box::new(snapshot.with(measured)));
                 let reply = self.with_source(|source| source.snapshot().map(document));
                 request.answer(reply);
             }

@@ -184,6 +184,11 @@ impl Observed {
         self.lock().state
     }
 
+    /// Probes that have ended.
+    pub fn results(&self) -> u64 {
+        self.lock().probes
+    }
+
     /// Everything.
     pub fn get(&self) -> Observation {
         self.lock().clone()

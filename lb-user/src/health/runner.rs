@@ -170,9 +170,12 @@ fn log(target: &Target, result: &ProbeResult, event: Option<HealthEvent>) {
     let status = result.status.name();
     tracing::debug!(address = %target.address, status, detail = result.detail, "probe");
     match event {
-        Some(HealthEvent::Up) => tracing::info!(address = %target.address, status, "target is up"),
+        Some(HealthEvent::Up) => {
+            tracing::info!(severity = "notice", address = %target.address, status, "target is up");
+        }
         Some(HealthEvent::Down) => {
-            tracing::warn!(address = %target.address, status, detail = result.detail, "target is down");
+            let (address, detail) = (target.address, &result.detail);
+            tracing::warn!(severity = "alert", %address, status, detail, "target is down");
         }
         None => {}
     }

@@ -134,9 +134,8 @@ pub(super) fn is_journal() -> bool {
     let told = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let Some((device, inode)) = told.split_once(':') else { return false };
     // The same object that this process has as its second descriptor.
-    std::fs::metadata("/proc/self/fd/2").is_ok_and(|stderr| {
-        device == stderr.dev().to_string() && inode == stderr.ino().to_string()
-    })
+    std::fs::metadata("/proc/self/fd/2")
+        .is_ok_and(|stderr| device == stderr.dev().to_string() && inode == stderr.ino().to_string())
 }
 
 /// Control characters would end a line, or reach somebody's terminal.

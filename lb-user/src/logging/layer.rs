@@ -129,11 +129,8 @@ mod tests {
             Arc::new(Sink::open(&target, "lb01", "lb").expect("a sink"))
         };
         let sinks = vec![open("all", Severity::Debug), open("severe", Severity::Alert)];
-        let layer = Distribution {
-            node: "lb01".to_owned(),
-            format: LogFormat::Text,
-            sinks: sinks.clone(),
-        };
+        let layer =
+            Distribution { node: "lb01".to_owned(), format: LogFormat::Text, sinks: sinks.clone() };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             tracing::info!(up = true, name = "web", count = 3, "told");
             let address = std::net::Ipv4Addr::LOCALHOST;

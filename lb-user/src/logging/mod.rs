@@ -52,8 +52,6 @@ struct State {
     sinks: Vec<Arc<Sink>>,
     /// Targets that were opened for a file which is not in force yet.
     prepared: Vec<Arc<Sink>>,
-    /// Lines that targets lost which are not among them any more.
-    lost: u64,
 }
 
 /// Has what waits written, for a moment, when it is dropped: at the end of the process.
@@ -89,7 +87,7 @@ pub fn start(log: &Log, node: &str, tag: &'static str) -> anyhow::Result<(Logger
         Distribution { node: node.to_owned(), format: log.format, sinks: sinks.clone() };
     let (layer, distribution) = reload::Layer::new(distribution);
     tracing_subscriber::registry().with(level).with(layer).try_init()?;
-    let state = State { node: node.to_owned(), sinks, prepared: Vec::new(), lost: 0 };
+    let state = State { node: node.to_owned(), sinks, prepared: Vec::new() };
     let state = Arc::new(Mutex::new(state));
     let logger = Logger { level: level_handle, distribution, state, tag };
     Ok((logger.clone(), Guard(logger)))
@@ -109,6 +107,11 @@ impl Logger {
         let prepared = open(log, &node, self.tag, &sinks)?;
         self.state().prepared = prepared;
         Ok(())
+    }
+
+    /// The file that [`Self::prepare`] was asked for does not come into force.
+    pub fn forget(&self) {
+        self.state().prepared.clear();
     }
 
     /// From now on, the log is as this says. A target that cannot be opened is left out and told.
@@ -131,10 +134,8 @@ impl Logger {
             }
         }
         let mut state = self.state();
-        let before = std::mem::replace(&mut state.sinks, sinks.clone());
+        state.sinks.clone_from(&sinks);
         node.clone_into(&mut state.node);
-        let is_gone = |old: &&Arc<Sink>| !sinks.iter().any(|sink| Arc::ptr_eq(old, sink));
-        state.lost += before.iter().filter(is_gone).map(|old| old.lost()).sum::<u64>();
         drop(state);
         let distribution = Distribution { node: node.to_owned(), format: log.format, sinks };
         // Both fail only when the subscriber is gone, and then there is nobody to tell.

@@ -147,15 +147,19 @@ pub fn examine(path: &Path) -> Result<(), String> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     match fs::metadata(path) {
         Ok(found) if found.is_dir() => Err(format!("{name} is a directory: name a file in it")),
-        Ok(_) => access(path, AccessFlags::W_OK)
-            .map_err(|error| format!("{name} cannot be written ({}): change its owner or mode", error.desc())),
+        Ok(_) => access(path, AccessFlags::W_OK).map_err(|error| {
+            format!("{name} cannot be written ({}): change its owner or mode", error.desc())
+        }),
         Err(_) if !parent.is_dir() => Err(format!(
             "{name}: there is no directory {0}: `install -d -m 0750 {0}`",
             parent.display()
         )),
         Err(_) => access(parent, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|error| {
             let parent = parent.display();
-            format!("{name} cannot be made in {parent} ({}): change that directory's owner or mode", error.desc())
+            format!(
+                "{name} cannot be made in {parent} ({}): change that directory's owner or mode",
+                error.desc()
+            )
         }),
     }
 }

@@ -43,7 +43,10 @@ fn parse(text: &str) -> Result<Parsed, String> {
             if !(is_counter || kind == "gauge") || is_counter != name.ends_with("_total") {
                 return fail("the type does not fit");
             }
-            if open != Some((name.to_owned(), None)) || !is_name(name) || !["lb_", "process_"].iter().any(|own| name.starts_with(own)) {
+            if open != Some((name.to_owned(), None))
+                || !is_name(name)
+                || !["lb_", "process_"].iter().any(|own| name.starts_with(own))
+            {
                 return fail("a type without its help, or a bad name");
             }
             open = Some((name.to_owned(), Some(kind.to_owned())));
@@ -351,7 +354,10 @@ fn the_page_lists_every_family() {
         format!("| `{name}` | {kind} | {} | {} |", labels.join(", "), family.help)
     });
     let rows: Vec<String> = rows.collect();
-    let found: Vec<&str> = page.lines().filter(|line| line.starts_with("| `lb_") || line.starts_with("| `process_")).collect();
+    let found: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("| `lb_") || line.starts_with("| `process_"))
+        .collect();
     assert!(found == rows, "docs/metrics.md should list\n{}\n", rows.join("\n"));
     for counter in Counter::ALL {
         assert!(page.contains(&format!("`{}`", counter.name())), "{} is missing", counter.name());

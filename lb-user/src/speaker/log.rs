@@ -49,7 +49,8 @@ impl LogSettings {
     /// What the speaker is told.
     pub fn of(log: &Log, node: &str) -> Self {
         let target = |target: &LogTarget| {
-            let words = Target { max_level: target.max_level.name().to_owned(), ..Target::default() };
+            let words =
+                Target { max_level: target.max_level.name().to_owned(), ..Target::default() };
             match &target.sink {
                 LogSink::Stderr => words,
                 LogSink::File(path) => {

@@ -62,8 +62,7 @@ pub fn run(socket: &Path, logger: Logger) -> anyhow::Result<()> {
     let events = Events::open().context("listen to the kernel's links and addresses")?;
     let line = Line::bind(socket)?;
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-    let signals =
-        SignalFd::with_flags(&process::signals(), flags).context("be told of signals")?;
+    let signals = SignalFd::with_flags(&process::signals(), flags).context("be told of signals")?;
     let log = Keeper::start(logger).context("start a thread for the log")?;
     let now = Instant::now();
     let mut speaker = Speaker {

@@ -134,7 +134,7 @@ mod tests {
             busy: Duration::from_secs(6),
             weight: Weight::Useful,
         };
-        assert_eq!(look(Some(6)), [stuck.clone()]);
+        assert_eq!(look(Some(6)), std::slice::from_ref(&stuck));
         assert_eq!(look(Some(7)), []);
         let moves = News::Moves { name: "sweep".to_owned(), was: Duration::from_secs(7) };
         assert_eq!(look(Some(1)), [moves]);
