@@ -70,10 +70,14 @@ fn syslog_lines_have_their_severity_facility_tag_and_host() {
         let time = ready.strip_prefix("<30>").and_then(|rest| rest.get(..16)).unwrap_or_default();
         let now = lab.director.run("date +%b")?;
         ensure!(time.starts_with(now.trim()) && time.ends_with(' '), "{time:?}");
-        // local3 is 19; a warning is sent as it is, an error as a warning, and what is less is not.
-        let down = hears(&mut udp, "target is down")?;
+        // The same as HAProxy has it: an alert, and an emergency.
+        let down = hears(&mut unix, "is DOWN, reason: ")?;
+        ensure!(down.starts_with("<25>"), "{down}");
+        let none = hears(&mut unix, "virtual service web has no server available!")?;
+        ensure!(none.starts_with("<24>"), "{none}");
+        // local3 is 19; a warning is sent as it is, what is worse as one, and what is less is not.
+        let down = hears(&mut udp, "10.0.1.11:80 is DOWN, reason: ")?;
         ensure!(down.starts_with("<156>") && down.contains(&format!(" lab lb[{pid}]: ")), "{down}");
-        ensure!(down.contains(" address=10.0."), "fields follow the message: {down}");
         lb.reload_refused("nonsense: 1\n")?;
         let refused = hears(&mut udp, "reload refused")?;
         ensure!(refused.starts_with("<156>"), "{refused}");

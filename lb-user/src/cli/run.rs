@@ -13,7 +13,7 @@ use crate::admin::Server;
 use crate::cli::args::Run;
 use crate::cli::{check, output, runtime};
 use crate::controller::preflight::Severity;
-use crate::controller::{self, Start, systemd};
+use crate::controller::{self, Start, state_file, systemd};
 use crate::{logging, watchdog};
 
 pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
@@ -33,12 +33,15 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
     if refused > 0 {
         anyhow::bail!("{} cannot work on this host as it is", arguments.config.display());
     }
+    let kept = state_file::read(&arguments.state)?;
     let (logger, _log) = logging::start(&loaded.director.log, &loaded.director.node, "lb")?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
     let start = Start {
         config_path: arguments.config.clone(),
+        state_path: arguments.state.clone(),
+        kept,
         host_name,
         director: loaded.director,
         warnings,

@@ -7,6 +7,7 @@
 
 mod check;
 mod cursor;
+mod life;
 mod log;
 mod notifications;
 mod vrrp;
@@ -18,6 +19,7 @@ use super::yaml::Node;
 use crate::model;
 pub(super) use check::{Flap, HealthCheck, Http};
 pub(super) use cursor::{Cursor, Fields};
+pub(super) use life::{Life, Notify as ServiceNotify, Quorum, SorryServer};
 pub(super) use log::LogTarget;
 pub(super) use notifications::Email;
 use std::net::IpAddr;
@@ -131,6 +133,8 @@ pub(super) enum CheckUse {
     Named(String),
     /// A mapping of its own.
     Inline(Box<HealthCheck>),
+    /// A list: all of them.
+    All(Vec<At<CheckUse>>),
 }
 
 /// One entry of `virtual_services`, or the defaults of all.
@@ -145,6 +149,7 @@ pub(super) struct VirtualService {
     pub(super) tunnel: Written<Tunnel>,
     pub(super) health_check: Written<CheckUse>,
     pub(super) on_failure: Written<model::OnFailure>,
+    pub(super) life: Life,
     pub(super) real_servers: Vec<RealServer>,
 }
 
@@ -247,10 +252,19 @@ impl CheckUse {
         if cursor.is_off() {
             return Some(Self::Off);
         }
+        if cursor.is_list() {
+            let items = cursor.items()?;
+            if items.iter().any(Cursor::is_list) {
+                return cursor.error("a list of health checks has no list in it");
+            }
+            return each(&items, Self::read).map(Self::All);
+        }
         if cursor.is_map() {
             return Some(Self::Inline(Box::new(HealthCheck::read(cursor)?)));
         }
-        Some(Self::Named(cursor.text("the name of a health check, a mapping or off")?.to_owned()))
+        Some(Self::Named(
+            cursor.text("the name of a health check, a mapping, a list of them or off")?.to_owned(),
+        ))
     }
 }
 
@@ -281,6 +295,7 @@ impl VirtualService {
             tunnel: fields.read("tunnel", Tunnel::read),
             health_check: fields.read("health_check", CheckUse::read),
             on_failure: fields.read("on_failure", |c| c.word(&contract::ON_FAILURE)),
+            life: Life::read(fields),
             real_servers: servers.iter().filter_map(RealServer::read).collect(),
         }
     }

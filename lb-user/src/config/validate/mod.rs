@@ -5,6 +5,7 @@
 //! Must not know: YAML, types of single values, lines and columns.
 
 mod checks;
+mod life;
 mod log;
 mod notifications;
 mod prefixes;
