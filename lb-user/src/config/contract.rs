@@ -169,6 +169,50 @@ pub(super) static TLS_VERSIONS: Words<model::TlsVersion> = Words {
 };
 pub(super) static LOG_TARGETS: Words<()> =
     Words { what: "log target", built: &[("stderr", ())], later: &[] };
+pub(super) static SEVERITIES: Words<model::Severity> = Words {
+    what: "syslog level",
+    built: &[
+        ("emerg", model::Severity::Emerg),
+        ("alert", model::Severity::Alert),
+        ("crit", model::Severity::Crit),
+        ("err", model::Severity::Err),
+        ("warning", model::Severity::Warning),
+        ("notice", model::Severity::Notice),
+        ("info", model::Severity::Info),
+        ("debug", model::Severity::Debug),
+    ],
+    later: &[],
+};
+pub(super) static FACILITIES: Words<model::Facility> = Words {
+    what: "syslog facility",
+    built: &[
+        ("kern", model::Facility::new(0)),
+        ("user", model::Facility::new(1)),
+        ("mail", model::Facility::new(2)),
+        ("daemon", model::Facility::new(3)),
+        ("auth", model::Facility::new(4)),
+        ("syslog", model::Facility::new(5)),
+        ("lpr", model::Facility::new(6)),
+        ("news", model::Facility::new(7)),
+        ("uucp", model::Facility::new(8)),
+        ("cron", model::Facility::new(9)),
+        ("auth2", model::Facility::new(10)),
+        ("ftp", model::Facility::new(11)),
+        ("ntp", model::Facility::new(12)),
+        ("audit", model::Facility::new(13)),
+        ("alert", model::Facility::new(14)),
+        ("cron2", model::Facility::new(15)),
+        ("local0", model::Facility::new(16)),
+        ("local1", model::Facility::new(17)),
+        ("local2", model::Facility::new(18)),
+        ("local3", model::Facility::new(19)),
+        ("local4", model::Facility::new(20)),
+        ("local5", model::Facility::new(21)),
+        ("local6", model::Facility::new(22)),
+        ("local7", model::Facility::new(23)),
+    ],
+    later: &[],
+};
 
 /// Keys of the whole file.
 pub(super) static ROOT: &[Key] = &[
@@ -298,9 +342,9 @@ static TLS: &[Key] = &[
 
 static LOG: &[Key] = &[built("level", Value), built("format", Value), built("to", Map(LOG_TARGET))];
 static LOG_TARGET: &[Key] = &[
-    later("syslog", Value),
-    later("facility", Value),
-    later("max_level", Value),
-    later("min_level", Value),
-    later("file", Value),
+    built("syslog", Value),
+    built("facility", Value),
+    built("max_level", Value),
+    built("min_level", Value),
+    built("file", Value),
 ];

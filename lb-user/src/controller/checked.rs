@@ -103,6 +103,11 @@ impl Health {
         self.checked.get(id)
     }
 
+    /// Every target.
+    pub fn iter(&self) -> impl Iterator<Item = (&Target, &Checked)> {
+        self.ids.iter().map(|(target, id)| (target, &self.checked[*id]))
+    }
+
     /// How many targets are probed.
     pub fn len(&self) -> usize {
         self.checked.len()

@@ -399,6 +399,14 @@ pub struct Reload {
     pub warnings: Vec<String>,
 }
 
+/// `lb reopen-logs` that was done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reopened {
+    /// Every target of the log.
+    pub targets: Vec<String>,
+}
+
 /// `lb bans`; also what `lb ban` is answered with, the new ban alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

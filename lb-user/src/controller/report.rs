@@ -408,7 +408,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::health::ProbeResult;
+    use crate::health::{ProbeResult, Tally};
 
     fn observation(state: HealthState, doubt: (u32, u32)) -> Observation {
         let last = ProbeResult {
@@ -424,6 +424,7 @@ mod tests {
             doubt,
             held_until: None,
             probes: 7,
+            tally: Tally::default(),
         }
     }
 

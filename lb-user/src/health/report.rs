@@ -2,6 +2,7 @@
 //!
 //! Must not know: sockets, thresholds, weights.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -164,6 +165,18 @@ pub struct Observation {
     pub held_until: Option<Instant>,
     /// Probes that have ended.
     pub probes: u64,
+    /// What they found, in all.
+    pub tally: Tally,
+}
+
+/// What probes of a target found so far. A check that takes over from one that differs only in its
+/// numbers goes on counting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Times that the state changed.
+    pub changes: u64,
+    /// Results by the names of their statuses.
+    pub results: BTreeMap<&'static str, u64>,
 }
 
 impl Observed {
@@ -176,12 +189,23 @@ impl Observed {
             doubt: (0, threshold),
             held_until: None,
             probes: 0,
+            tally: Tally::default(),
         })))
+    }
+
+    /// Goes on counting from here.
+    pub(in crate::health) fn count_on(&self, tally: Tally) {
+        self.lock().tally = tally;
     }
 
     /// The state.
     pub fn state(&self) -> HealthState {
         self.lock().state
+    }
+
+    /// Probes that have ended.
+    pub fn results(&self) -> u64 {
+        self.lock().probes
     }
 
     /// Everything.
@@ -194,7 +218,9 @@ impl Observed {
         let mut seen = self.lock();
         if seen.state != machine.state() {
             seen.last_change = Some(now);
+            seen.tally.changes += 1;
         }
+        *seen.tally.results.entry(result.status.name()).or_default() += 1;
         seen.state = machine.state();
         seen.doubt = machine.doubt();
         seen.held_until = machine.held_until();

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::health::fsm::{HealthEvent, HealthState, Machine};
 use crate::health::probe::{Kit, Prober};
-use crate::health::report::{Change, Observed, ProbeResult, Target};
+use crate::health::report::{Change, Observed, ProbeResult, Tally, Target};
 use crate::model::CheckKind;
 
 /// A target that is to be probed from now on.
@@ -84,16 +84,18 @@ impl<E: From<Change> + Send + 'static> Runner<E> {
         for Wanted { target, assume } in wanted {
             let target = Arc::new(target);
             if keep.insert(Arc::clone(&target)) && !self.probes.contains_key(&target) {
-                let state = self.known(target.address, &target.check.kind).or(assume);
-                added.push((target, state));
+                let known = self.known(target.address, &target.check.kind);
+                let (state, tally) = known.unzip();
+                added.push((target, state.or(assume), tally.unwrap_or_default()));
             }
         }
         let before = self.probes.len();
         self.probes.retain(|target, _| keep.contains(target));
         changes.removed = before - self.probes.len();
         changes.added = added.len();
-        for (target, state) in added {
+        for (target, state, tally) in added {
             let probe = self.start(Arc::clone(&target), state);
+            probe.observed.count_on(tally);
             self.probes.insert(target, probe);
         }
         changes
@@ -114,10 +116,11 @@ impl<E: From<Change> + Send + 'static> Runner<E> {
         self.probes.get(target).map(|probe| probe.observed.clone())
     }
 
-    fn known(&self, address: SocketAddr, kind: &CheckKind) -> Option<HealthState> {
+    fn known(&self, address: SocketAddr, kind: &CheckKind) -> Option<(HealthState, Tally)> {
         let same = |target: &Target| target.address == address && target.check.kind == *kind;
         let (_, probe) = self.probes.iter().find(|(target, _)| same(target))?;
-        Some(probe.observed.state())
+        let seen = probe.observed.get();
+        Some((seen.state, seen.tally))
     }
 
     fn start(&mut self, target: Arc<Target>, state: Option<HealthState>) -> Probe {
@@ -249,9 +252,13 @@ mod tests {
         let mut runner = Runner::new(sender, 1);
         let up = Wanted { target: fast(1), assume: Some(HealthState::Up) };
         runner.set_targets([up]);
+        let tally = Tally { changes: 4, ..Tally::default() };
+        runner.observed(&fast(1)).expect("it is probed").count_on(tally);
         let mut slower = fast(1);
         slower.check.interval = Duration::from_secs(60);
         runner.set_targets([slower.clone().into()]);
         assert_eq!(state(&runner, &slower), Some(HealthState::Up));
+        let seen = runner.observed(&slower).expect("it is probed").get();
+        assert_eq!(seen.tally.changes, 4, "counters never go backwards");
     }
 }

@@ -106,8 +106,13 @@ fn good_files_are_accepted_with_their_warnings() {
 
 #[test]
 fn examples_of_the_documentation_are_accepted_without_warnings() {
-    let pages = ["docs/configuration.md", "docs/high-availability.md", "docs/admin-api.md"]
-        .map(|page| fs::read_to_string(repository(page)).unwrap());
+    let pages = [
+        "docs/configuration.md",
+        "docs/high-availability.md",
+        "docs/admin-api.md",
+        "docs/logging.md",
+    ]
+    .map(|page| fs::read_to_string(repository(page)).unwrap());
     for page in &pages {
         assert!(page.contains("```yaml\n"));
     }
@@ -127,6 +132,26 @@ fn a_wrong_column_is_a_difference() {
     // The same through a real file: one space more before the value.
     let file = |text| lines(&load("f", text, "host").unwrap_err());
     assert!(difference(&file("log: {level: loud}\n"), &file("log: {level:  loud}\n")).is_some());
+}
+
+/// The log of `everything.yaml`.
+fn log_of_everything() -> Log {
+    let target = |sink, max_level| LogTarget { sink, max_level };
+    let syslog = |address, facility: &str, min_level| LogSink::Syslog {
+        address,
+        facility: Facility::named(facility).unwrap(),
+        min_level,
+    };
+    let udp = |text: &str| SyslogAddress::Udp(text.parse().unwrap());
+    let here = SyslogAddress::Unix("/dev/log".into());
+    let targets = vec![
+        target(LogSink::Stderr, Severity::Debug),
+        target(syslog(udp("192.0.2.5:1514"), "local0", Severity::Crit), Severity::Notice),
+        target(syslog(udp("[2001:db8::5]:514"), "daemon", Severity::Emerg), Severity::Debug),
+        target(syslog(here, "daemon", Severity::Emerg), Severity::Debug),
+        target(LogSink::File("/var/log/lb/lb.log".into()), Severity::Warning),
+    ];
+    Log { level: LogLevel::Debug, format: LogFormat::Json, targets }
 }
 
 /// The real servers of `everything.yaml`, whose checks have every key.
@@ -265,7 +290,7 @@ fn every_built_key_reaches_the_director() {
         vrrp: vrrp_of_everything(),
         notifications: notifications_of_everything(),
         admin: admin_of_everything(),
-        log: Log { level: LogLevel::Debug, format: LogFormat::Json },
+        log: log_of_everything(),
     };
     assert_eq!(loaded.director, expected);
 }
