@@ -7,6 +7,7 @@
 //! Must not know: serde, YAML, files, BPF, tokio.
 
 mod check;
+mod check_kind;
 mod prefix;
 mod vrrp;
 
@@ -17,6 +18,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck};
+pub use check_kind::{
+    Digest, DnsCheck, ExecCheck, GrpcCheck, HexPattern, SmtpCheck, UdpCheck, hex,
+};
 pub use prefix::Prefix;
 pub use vrrp::{
     Email, Garp, InitialState, Notifications, Password, Script, SyncGroup, Track, Unicast, Vrrp,

@@ -4,6 +4,7 @@
 //! order and the number of test threads do not matter. A scenario's name says what holds.
 
 mod bans;
+mod checks;
 mod counts;
 mod edges;
 mod explain;

@@ -336,6 +336,7 @@ mod tests {
             status: CheckStatus::L7Status,
             duration: Duration::from_micros(2_700),
             code: Some(503),
+            weight: None,
             detail: "unexpected status".into(),
         };
         Observation {
@@ -345,6 +346,7 @@ mod tests {
             doubt,
             held_until: None,
             probes: 7,
+            weight: None,
         }
     }
 

@@ -1,10 +1,11 @@
 //! The tasks that probe: one for each distinct target, added and removed by difference.
 //!
-//! What a probe finds goes into its target's [`Observed`]; a change of state also goes into the
-//! channel that the runner was made with, as whatever event type its owner uses. A full channel
-//! delays the next probe of that target instead of growing; no change is lost.
+//! What a probe finds goes into its target's [`Observed`]; a change of state, or of the weight that
+//! a command gives, also goes into the channel that the runner was made with, as whatever event
+//! type its owner uses. A full channel delays the next probe of that target instead of growing; no
+//! change is lost.
 //!
-//! Must not know: weights, services, what a state means for traffic.
+//! Must not know: services, what weights do, what a state means for traffic.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -152,8 +153,8 @@ async fn probe_for_ever<E: From<Change>>(
         if let (None, Some(_)) = (was_held, machine.held_until()) {
             tracing::warn!(address = %target.address, "target is held down: it changes too often");
         }
-        observed.take(&machine, result, SystemTime::now());
-        if event.is_none() {
+        let reweighted = observed.take(&machine, result, SystemTime::now());
+        if event.is_none() && !reweighted {
             continue;
         }
         let change = Change { target: Arc::clone(&target) };

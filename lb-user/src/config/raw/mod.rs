@@ -6,6 +6,7 @@
 //! Must not know: default values, how keys depend on each other.
 
 mod check;
+mod check_kind;
 mod cursor;
 mod notifications;
 mod vrrp;
@@ -16,6 +17,7 @@ use super::units;
 use super::yaml::Node;
 use crate::model;
 pub(super) use check::{Flap, HealthCheck, Http};
+pub(super) use check_kind::Kinds;
 pub(super) use cursor::{Cursor, Fields};
 pub(super) use notifications::Email;
 use std::net::IpAddr;

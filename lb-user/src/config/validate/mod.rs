@@ -4,6 +4,7 @@
 //!
 //! Must not know: YAML, types of single values, lines and columns.
 
+mod check_kind;
 mod checks;
 mod notifications;
 mod prefixes;
