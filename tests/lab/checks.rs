@@ -4,12 +4,12 @@
 //!
 //! A server that was stopped (SIGSTOP) is silent: the kernel still takes its connections.
 
-use crate::probes::{certificate, one, says, shows};
+use crate::probes::{certificate, one, says};
 use crate::stage::Method;
 use anyhow::{Context, Result, bail, ensure};
 use harness::daemon::{self, Daemon, number};
 use harness::process::{Background, Tool, freeze};
-use harness::topology::Family;
+use harness::topology::{Family, server_address};
 use harness::wait::{eventually, seconds};
 use harness::{Lab, scenario};
 use serde_json::Value;
@@ -37,8 +37,14 @@ fn finds(
     code: Option<u64>,
     waits: Option<u64>,
 ) -> Result<Value> {
-    let check = shows(lb, "web", state, status)?;
-    ensure!(check["code"].as_u64() == code, "code {code:?}: {check}");
+    let what = format!("{state} by {status} with code {code:?}");
+    let check = eventually(seconds(10), &what, || {
+        let server = lb.real_server("web", &server_address(Family::V4, 1))?;
+        let check = &server["check"];
+        let right = server["state"] == state && check["status"] == status;
+        ensure!(right && check["code"].as_u64() == code, "{server}");
+        Ok(Some(check.clone()))
+    })?;
     let took = number(&check, "duration_ms")?;
     let right = match waits {
         Some(least) => (least..least + 1500).contains(&took),

@@ -12,6 +12,7 @@ mod fragments;
 mod health;
 mod itself;
 mod life;
+mod load_of_checks;
 mod metrics;
 mod passing;
 mod path_mtu;

@@ -144,7 +144,7 @@ fn open_files() -> u64 {
 
 /// Sockets of probes that are open at once: a thousand targets that do not answer get their result
 /// within interval and timeout, and the daemon stays below a thousand open sockets.
-const MAX_CONNECTIONS: usize = 900;
+const MAX_CONNECTIONS: usize = 960;
 /// Even then something has to be checked.
 const FEWEST_CONNECTIONS: usize = 64;
 /// Left to the rest of the daemon: maps, netlink, the admin socket, commands.
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn probes_leave_descriptors_to_the_rest_of_the_daemon() {
-        for (files, connections) in [(0, 64), (256, 64), (1024, 768), (4096, 900), (u64::MAX, 900)]
+        for (files, connections) in [(0, 64), (256, 64), (1024, 768), (4096, 960), (u64::MAX, 960)]
         {
             assert_eq!(connections_of(files), connections);
         }
