@@ -48,6 +48,8 @@ pub struct Paths {
     pub socket: PathBuf,
     /// `dataplane.pin_path`.
     pub pins: PathBuf,
+    /// The state file.
+    pub state: PathBuf,
     /// The authorities that `lb` trusts, if a scenario writes them (`SSL_CERT_FILE`).
     pub trusted: PathBuf,
 }
@@ -60,6 +62,7 @@ impl Paths {
             config: dir.join("lb.yaml"),
             socket: dir.join("admin.sock"),
             pins: host.dir().bpffs().join("lb"),
+            state: dir.join("state.json"),
             trusted: dir.join("trusted.pem"),
         }
     }
@@ -129,7 +132,8 @@ pub fn refused(host: &dyn Director, command: &mut Command) -> Result<(ExitStatus
 pub fn run_command(host: &dyn Director, config: &Path) -> Result<Command> {
     let mut command = host.ns().command(programs::lb()?);
     command.env("SSL_CERT_FILE", Paths::of(host).trusted);
-    command.arg("run").arg("--config").arg(config).process_group(0);
+    command.arg("run").arg("--config").arg(config);
+    command.arg("--state").arg(Paths::of(host).state).process_group(0);
     Ok(command)
 }
 

@@ -13,7 +13,7 @@ use crate::admin::Server;
 use crate::cli::args::Run;
 use crate::cli::{check, log, output, runtime};
 use crate::controller::preflight::Severity;
-use crate::controller::{self, Start};
+use crate::controller::{self, Start, state_file};
 
 pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
     let host_name = check::host_name();
@@ -32,12 +32,15 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
     if refused > 0 {
         anyhow::bail!("{} cannot work on this host as it is", arguments.config.display());
     }
+    let kept = state_file::read(&arguments.state)?;
     let level = log::start(loaded.director.log)?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
     let start = Start {
         config_path: arguments.config.clone(),
+        state_path: arguments.state.clone(),
+        kept,
         host_name,
         director: loaded.director,
         warnings,

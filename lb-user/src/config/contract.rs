@@ -258,10 +258,10 @@ static VIRTUAL_SERVICE: &[Key] = &[
     later("reset_on_removal", Value),
     built("hash", Map(&[built("port", Value), built("fallback", Value)])),
     later("timeouts", Map(&[later("tcp", Value)])),
-    later("slow_start", Value),
-    later("notify", Map(&[later("up", Value), later("down", Value), later("email", Value)])),
-    later("quorum", Map(QUORUM)),
-    later("sorry_server", Map(&[later("address", Value), later("port", Value)])),
+    built("slow_start", Value),
+    built("notify", Map(&[built("up", Value), built("down", Value), built("email", Value)])),
+    built("quorum", Map(QUORUM)),
+    built("sorry_server", Map(&[built("address", Value), built("port", Value)])),
     built("real_servers", Map(REAL_SERVER)),
     later("one_packet", Value),
     built("tunnel", Map(&[built("type", Value), built("mss_clamp", Value)])),
@@ -269,10 +269,10 @@ static VIRTUAL_SERVICE: &[Key] = &[
 static PERSISTENCE: &[Key] =
     &[later("timeout", Value), later("netmask", Value), later("netmask6", Value)];
 static QUORUM: &[Key] = &[
-    later("up", Value),
-    later("hysteresis", Value),
-    later("on_up", Value),
-    later("on_down", Value),
+    built("up", Value),
+    built("hysteresis", Value),
+    built("on_up", Value),
+    built("on_down", Value),
 ];
 static REAL_SERVER: &[Key] = &[
     built("address", Value),

@@ -18,22 +18,29 @@
 
 mod bans;
 pub mod checked;
+pub mod chronicle;
 pub mod document;
 pub mod effective;
 pub mod engine;
 pub mod event;
 mod explain;
 mod follow;
+pub mod overrides;
 pub mod path_mtu;
 pub mod preflight;
+pub mod quorum;
 mod reload;
 pub mod report;
 pub mod request;
 pub mod routes;
 pub mod signals;
 mod snapshot;
+pub mod standing;
+pub mod state_file;
+mod steer;
 pub mod systemd;
 mod task;
+mod transitions;
 mod vrrp;
 pub mod wanted;
 
@@ -43,12 +50,17 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::controller::event::Event;
+use crate::controller::overrides::Layer;
 use crate::model::{Director, LogLevel};
 
 /// What `lb run` starts the controller with.
 pub struct Start {
     /// The configuration file, to be read again by a reload.
     pub config_path: PathBuf,
+    /// Where what `--persist` keeps is written.
+    pub state_path: PathBuf,
+    /// What it keeps.
+    pub kept: Layer,
     /// Name of this host, the node's default name.
     pub host_name: String,
     /// What the file asks for.

@@ -11,10 +11,15 @@ use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use crate::config;
+use crate::controller::checked::Health;
+use crate::controller::chronicle::{Chronicle, EventKind};
 use crate::controller::engine::Engine;
 use crate::controller::event::{AddressResult, Event, LoadResult};
+use crate::controller::overrides::Overrides;
 use crate::controller::request::{Refusal, RefusalKind, Request};
 use crate::controller::routes::{self, Routes};
+use crate::controller::standing::{Lives, Standing};
+use crate::controller::steer::Keeping;
 use crate::controller::task::{Controller, seed};
 use crate::controller::vrrp::Vrrp;
 use crate::controller::{Start, systemd};
@@ -26,7 +31,15 @@ use crate::netlink::{Address, LinkTable, Netlink, Ownership, events};
 
 impl Controller {
     /// Brings up what the configuration asks for; on failure, takes down what it brought up.
-    pub(super) async fn begin(start: Start, events: mpsc::Sender<Event>) -> anyhow::Result<Self> {
+    pub(super) async fn begin(
+        mut start: Start,
+        events: mpsc::Sender<Event>,
+    ) -> anyhow::Result<Self> {
+        let kept = std::mem::take(&mut start.kept);
+        let overrides = Overrides { kept, ..Overrides::default() };
+        let (director, ignored) = overrides.apply(&start.director);
+        let file = std::mem::replace(&mut start.director, director);
+        start.warnings.extend(ignored);
         let netlink = Netlink::open()?;
         let links = netlink.links().await?;
         let mut engine = match &start.director.dataplane {
@@ -41,7 +54,9 @@ impl Controller {
             start,
             engine,
             runner: Runner::new(events.clone(), seed()),
-            health: HashMap::new(),
+            health: Health::default(),
+            lives: Lives::default(),
+            standing: Standing::default(),
             routes: Routes::default(),
             has_routes: false,
             destinations: None,
@@ -52,6 +67,7 @@ impl Controller {
             addresses: BTreeSet::new(),
             events: events.clone(),
             plan_at: None,
+            step_at: None,
             waiting: Vec::new(),
             addressing: false,
             reloading: false,
@@ -59,9 +75,13 @@ impl Controller {
             is_ready: false,
             is_planned: false,
             vrrp,
+            chronicle: Chronicle::default(),
             drift: 0,
             reloads: Reloads::default(),
             apply_error: None,
+            file,
+            overrides,
+            keeping: Keeping::default(),
             previous: None,
             reload_again: false,
             fatal: None,
@@ -200,6 +220,7 @@ impl Controller {
         systemd::ready("serving");
         let Some(errors) = refused else {
             tracing::info!("configuration reloaded");
+            self.chronicle.add(EventKind::Config, "reload", "DONE", "");
             self.waiting.extend(request);
             return;
         };
@@ -207,6 +228,8 @@ impl Controller {
         for error in &errors {
             tracing::error!("reload refused: {error}");
         }
+        let first = errors.first().map_or("", String::as_str);
+        self.chronicle.add(EventKind::Config, "reload", "REFUSED", first);
         if let Some(request) = request {
             let line = "the file is refused, the old configuration stays in force";
             request.answer(Err(Refusal::invalid_config(line, errors)));
@@ -230,7 +253,12 @@ impl Controller {
             (self.start.set_log_level)(loaded.director.log.level);
         }
         self.start.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
-        let before = std::mem::replace(&mut self.start.director, loaded.director);
+        let before = self.in_force(true);
+        self.overrides.passing.clear();
+        let (director, ignored) = self.overrides.apply(&loaded.director);
+        self.file = loaded.director;
+        self.start.director = director;
+        self.start.warnings.extend(ignored);
         self.previous.get_or_insert(before);
         self.follow_director();
         Ok(())

@@ -4,13 +4,43 @@
 
 use std::time::SystemTime;
 
-/// What a notification is about. More kinds will come.
+/// What a notification is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A VRRP instance.
     Instance,
     /// A VRRP sync group.
     Group,
+    /// A real server, whatever services have it.
+    RealServer,
+    /// The quorum of a virtual service.
+    VirtualService,
+}
+
+impl Kind {
+    /// keepalived's word: of its notify scripts, and of its `lvs_notify_fifo`.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Instance => "INSTANCE",
+            Self::Group => "GROUP",
+            Self::RealServer => "RS",
+            Self::VirtualService => "VS",
+        }
+    }
+
+    /// What its figure is.
+    fn figure(self) -> &'static str {
+        match self {
+            Self::Instance | Self::Group => "Priority",
+            Self::RealServer => "Services",
+            Self::VirtualService => "Weight",
+        }
+    }
+
+    /// Whether its mails may wait for each other and come as one.
+    pub fn is_gathered(self) -> bool {
+        matches!(self, Self::RealServer | Self::VirtualService)
+    }
 }
 
 /// The state that was entered.
@@ -24,6 +54,10 @@ pub enum State {
     Fault,
     /// It ends.
     Stop,
+    /// It serves.
+    Up,
+    /// It does not.
+    Down,
 }
 
 impl State {
@@ -34,6 +68,8 @@ impl State {
             Self::Backup => "BACKUP",
             Self::Fault => "FAULT",
             Self::Stop => "STOP",
+            Self::Up => "UP",
+            Self::Down => "DOWN",
         }
     }
 }
@@ -47,8 +83,9 @@ pub struct Notification {
     pub name: String,
     /// The state that it entered.
     pub state: State,
-    /// Its priority now.
-    pub priority: u8,
+    /// The last argument of commands: a priority, the live weight of a virtual service, the names of
+    /// the services that have a real server.
+    pub figure: String,
     /// Why, for people.
     pub cause: String,
     /// Commands as they are configured, in the order in which they run: that of the state, then
@@ -61,22 +98,20 @@ pub struct Notification {
 impl Notification {
     /// The words that are run for a configured command: keepalived's arguments come last.
     pub fn arguments(&self, command: &[String]) -> Vec<String> {
-        let kind = match self.kind {
-            Kind::Instance => "INSTANCE",
-            Kind::Group => "GROUP",
-        };
-        let priority = self.priority.to_string();
-        let ours = [kind, &self.name, self.state.word(), &priority].map(str::to_owned);
+        let ours = [self.kind.word(), &self.name, self.state.word(), &self.figure];
+        let ours = ours.map(str::to_owned);
         command.iter().cloned().chain(ours).collect()
     }
 
     /// The transition in a few words, as keepalived puts it.
     pub fn title(&self) -> String {
-        let kind = match self.kind {
-            Kind::Instance => "VRRP Instance",
-            Kind::Group => "VRRP Group",
-        };
-        one_line(&format!("{kind} {} - Entering {} state", self.name, self.state.word()))
+        let (name, state) = (&self.name, self.state.word());
+        one_line(&match self.kind {
+            Kind::Instance => format!("VRRP Instance {name} - Entering {state} state"),
+            Kind::Group => format!("VRRP Group {name} - Entering {state} state"),
+            Kind::RealServer => format!("Realserver {name} of {} - {state}", self.figure),
+            Kind::VirtualService => format!("Virtualserver {name} - {state}"),
+        })
     }
 }
 
@@ -96,12 +131,20 @@ impl Mail {
     pub fn new(notification: &Notification, node: &str, at: SystemTime) -> Self {
         let title = notification.title();
         let time = humantime::format_rfc3339_millis(at);
-        let Notification { priority, cause, .. } = notification;
-        let (node, cause) = (one_line(node), one_line(cause));
+        let Notification { kind, figure, cause, .. } = notification;
+        let (node, figure, cause) = (one_line(node), one_line(figure), one_line(cause));
+        let label = format!("{}:", kind.figure());
         let body = format!(
-            "{title}\r\n\r\nNode:     {node}\r\nTime:     {time}\r\nPriority: {priority}\r\nCause:    {cause}\r\n"
+            "{title}\r\n\r\nNode:     {node}\r\nTime:     {time}\r\n{label:9} {figure}\r\nCause:    {cause}\r\n"
         );
         Self { subject: format!("[{node}] {title}"), body, at }
+    }
+
+    /// One mail of several, in their order.
+    pub fn digest(mails: Vec<Self>, node: &str, at: SystemTime) -> Self {
+        let subject = format!("[{}] {} changes of state", one_line(node), mails.len());
+        let bodies: Vec<String> = mails.into_iter().map(|mail| mail.body).collect();
+        Self { subject, body: bodies.join("\r\n\r\n"), at }
     }
 }
 
@@ -121,7 +164,7 @@ pub(super) mod tests {
             kind: Kind::Instance,
             name: name.to_owned(),
             state,
-            priority: 100,
+            figure: "100".to_owned(),
             cause: "no advert for 3.6 s".to_owned(),
             commands: Vec::new(),
             email: false,

@@ -8,6 +8,7 @@
 mod check;
 mod check_kind;
 mod cursor;
+mod life;
 mod notifications;
 mod vrrp;
 
@@ -19,6 +20,7 @@ use crate::model;
 pub(super) use check::{Flap, HealthCheck, Http};
 pub(super) use check_kind::Kinds;
 pub(super) use cursor::{Cursor, Fields};
+pub(super) use life::{Life, Notify as ServiceNotify, Quorum, SorryServer};
 pub(super) use notifications::Email;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -130,6 +132,8 @@ pub(super) enum CheckUse {
     Named(String),
     /// A mapping of its own.
     Inline(Box<HealthCheck>),
+    /// A list: all of them.
+    All(Vec<At<CheckUse>>),
 }
 
 /// One entry of `virtual_services`, or the defaults of all.
@@ -144,6 +148,7 @@ pub(super) struct VirtualService {
     pub(super) tunnel: Written<Tunnel>,
     pub(super) health_check: Written<CheckUse>,
     pub(super) on_failure: Written<model::OnFailure>,
+    pub(super) life: Life,
     pub(super) real_servers: Vec<RealServer>,
 }
 
@@ -246,10 +251,19 @@ impl CheckUse {
         if cursor.is_off() {
             return Some(Self::Off);
         }
+        if cursor.is_list() {
+            let items = cursor.items()?;
+            if items.iter().any(Cursor::is_list) {
+                return cursor.error("a list of health checks has no list in it");
+            }
+            return each(&items, Self::read).map(Self::All);
+        }
         if cursor.is_map() {
             return Some(Self::Inline(Box::new(HealthCheck::read(cursor)?)));
         }
-        Some(Self::Named(cursor.text("the name of a health check, a mapping or off")?.to_owned()))
+        Some(Self::Named(
+            cursor.text("the name of a health check, a mapping, a list of them or off")?.to_owned(),
+        ))
     }
 }
 
@@ -280,6 +294,7 @@ impl VirtualService {
             tunnel: fields.read("tunnel", Tunnel::read),
             health_check: fields.read("health_check", CheckUse::read),
             on_failure: fields.read("on_failure", |c| c.word(&contract::ON_FAILURE)),
+            life: Life::read(fields),
             real_servers: servers.iter().filter_map(RealServer::read).collect(),
         }
     }

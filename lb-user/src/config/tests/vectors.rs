@@ -183,23 +183,23 @@ fn real_servers_of_everything() -> Vec<RealServer> {
         address: address.parse().unwrap(),
         port: 80,
         weight: 3,
-        disabled: false,
-        health_check: Some(check),
+        admin: AdminState::Ready,
+        health_checks: vec![check],
     };
     vec![
         RealServer {
             address: "192.168.20.203".parse().unwrap(),
             port: 8080,
             weight: 3,
-            disabled: true,
-            health_check: None,
+            admin: AdminState::Disabled,
+            health_checks: Vec::new(),
         },
         RealServer {
             address: "192.168.20.233".parse().unwrap(),
             port: 80,
             weight: 2,
-            disabled: false,
-            health_check: Some(deep),
+            admin: AdminState::Ready,
+            health_checks: vec![deep, plain.clone()],
         },
         server("192.168.20.234", http(site)),
         server("192.168.20.235", http(page)),
@@ -247,7 +247,24 @@ fn every_built_key_reaches_the_director() {
         forwarding: ForwardingMethod::Nat,
         tunnel: Tunnel { mss_clamp: false, ..Tunnel::default() },
         on_failure: OnFailure::Quiesce,
+        added_server: AddedServer {
+            weight: 3,
+            health_checks: vec![real_servers_of_everything()[1].health_checks[0].clone()],
+        },
         real_servers: real_servers_of_everything(),
+        quorum: Quorum {
+            up: 4,
+            hysteresis: 1,
+            on_up: words(&["/bin/quorum", "up"]),
+            on_down: words(&["/bin/quorum", "down"]),
+        },
+        notify: ServiceNotify {
+            up: words(&["/bin/up"]),
+            down: words(&["/bin/down", "now"]),
+            email: true,
+        },
+        sorry_server: Some(SorryServer { address: "192.168.20.9".parse().unwrap(), port: 8080 }),
+        slow_start: seconds(30),
     };
     let dns = tunnels(&web);
     let expected = Director {
@@ -290,8 +307,8 @@ fn tunnels(web: &VirtualService) -> VirtualService {
         address: ip.parse().unwrap(),
         port: 53,
         weight: 3,
-        disabled: false,
-        health_check: None,
+        admin: AdminState::Ready,
+        health_checks: Vec::new(),
     };
     VirtualService {
         name: "dns".into(),
@@ -302,7 +319,16 @@ fn tunnels(web: &VirtualService) -> VirtualService {
         real_servers: ["10.1.0.5", "2001:db8:1::6"].map(server).to_vec(),
         tunnel: web.tunnel,
         on_failure: web.on_failure,
+        added_server: AddedServer { weight: 3, health_checks: Vec::new() },
+        quorum: Quorum::default(),
+        notify: ServiceNotify::default(),
+        sorry_server: None,
+        slow_start: Duration::ZERO,
     }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().copied().map(str::to_owned).collect()
 }
 
 #[test]
@@ -327,9 +353,9 @@ fn what_is_not_said_has_the_defaults_of_the_reference() {
     assert_eq!(service.on_failure, OnFailure::Remove);
     assert_eq!((service.scheduler, service.hash), (Scheduler::Wlc, Hash::default()));
     let server = &service.real_servers[0];
-    assert_eq!((server.port, server.weight, server.disabled), (80, 1, false));
+    assert_eq!((server.port, server.weight, server.admin), (80, 1, AdminState::Ready));
     let two = Duration::from_secs(2);
-    let check = server.health_check.as_ref().unwrap();
+    let check = &server.health_checks[0];
     assert_eq!((check.interval, check.retry_interval, check.timeout), (two, two, two));
     assert_eq!((check.rise, check.fall, check.port, check.starts_up), (2, 3, None, false));
     assert_eq!(check.flap, None);
@@ -344,7 +370,7 @@ fn an_http_check_has_the_defaults_of_haproxy_and_of_the_reference() {
              health_check: {{{written}}}, real_servers: [{{address: 192.0.2.9}}]}}]\n"
         );
         let director = load("f", &text, "host").map_err(|e| lines(&e)).unwrap().director;
-        director.virtual_services[0].real_servers[0].health_check.clone().unwrap()
+        director.virtual_services[0].real_servers[0].health_checks[0].clone()
     };
     let http = |written: &str| match check(written).kind {
         CheckKind::Http(http) => http,
@@ -371,7 +397,7 @@ fn checks_of_other_types_have_the_defaults_of_keepalived() {
              health_check: {{{written}}}, real_servers: [{{address: 192.0.2.9}}]}}]\n"
         );
         let director = load("f", &text, "host").map_err(|e| lines(&e)).unwrap().director;
-        director.virtual_services[0].real_servers[0].health_check.clone().unwrap().kind
+        director.virtual_services[0].real_servers[0].health_checks[0].clone().kind
     };
     let udp = UdpCheck { payload: vec![0], reply: None };
     assert_eq!(check("type: udp"), CheckKind::Udp(Arc::new(udp)));
@@ -421,7 +447,7 @@ fn the_nearest_written_health_check_wins() {
     };
     let check = |text: &str, expected: Option<u32>| {
         let director = load("f", text, "host").map_err(|e| lines(&e)).unwrap().director;
-        let check = director.virtual_services[0].real_servers[0].health_check.clone();
+        let check = director.virtual_services[0].real_servers[0].health_checks.first().cloned();
         assert_eq!(check.map(|c| c.rise), expected, "{text}");
     };
     check(&text("", "", "", ""), None);

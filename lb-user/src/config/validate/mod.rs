@@ -6,6 +6,7 @@
 
 mod check_kind;
 mod checks;
+mod life;
 mod notifications;
 mod prefixes;
 mod services;

@@ -27,7 +27,7 @@ pub(super) fn examine(director: &Director) -> Vec<String> {
         written.map(move |command| (what.clone(), command, notify::script_user()))
     });
     let checks = director.virtual_services.iter().flat_map(|service| {
-        let checks = service.real_servers.iter().flat_map(|server| &server.health_check);
+        let checks = service.real_servers.iter().flat_map(|server| &server.health_checks);
         checks.filter_map(|check| match &check.kind {
             CheckKind::Exec(exec) => {
                 let user = RunAs::User(exec.user.clone());
