@@ -251,31 +251,36 @@ fn exec_takes_the_exit_code_of_an_unprivileged_command() {
     });
 }
 
-/// nginx with TLS on 443 and without on 8080.
-fn nginx(lab: &Lab, cert: &Path, key: &Path) -> Result<Background> {
-    let dir = lab.dir.path();
+/// nginx, one process, with these blocks of servers.
+pub(crate) fn nginx(lab: &Lab, servers: &str) -> Result<Background> {
+    let dir = lab.dir.path().display();
     let text = format!(
-        "daemon off; master_process off; pid {0}/nginx.pid; error_log {0}/nginx-error.log;\n\
-         events {{}}\nhttp {{\n access_log off;\n\
-         client_body_temp_path {0}; proxy_temp_path {0}; fastcgi_temp_path {0};\n\
-         uwsgi_temp_path {0}; scgi_temp_path {0};\n\
-         server {{\n  listen 443 ssl; listen 8080; server_name www.lab.test;\n\
-         ssl_certificate {1}; ssl_certificate_key {2};\n\
-         location = /health {{ return 200 \"ok\\n\"; }}\n location / {{ return 503; }}\n }}\n}}\n",
-        dir.display(),
-        cert.display(),
-        key.display()
+        "daemon off; master_process off; pid {dir}/nginx.pid; error_log {dir}/nginx-error.log;\n\
+         events {{ worker_connections 4096; }}\nhttp {{\n access_log off;\n\
+         client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir};\n\
+         uwsgi_temp_path {dir}; scgi_temp_path {dir};\n{servers}\n}}\n"
     );
-    let file = dir.join("nginx.conf");
+    let file = lab.dir.path().join("nginx.conf");
     fs::write(&file, text)?;
     Background::spawn(lab.server(1)?, &format!("nginx -c {}", file.display()))
+}
+
+/// TLS on 443 and none on 8080.
+fn site(cert: &Path, key: &Path) -> String {
+    format!(
+        "server {{\n listen 443 ssl; listen 8080; server_name www.lab.test;\n\
+         ssl_certificate {}; ssl_certificate_key {};\n\
+         location = /health {{ return 200 \"ok\\n\"; }}\n location / {{ return 503; }}\n}}\n",
+        cert.display(),
+        key.display()
+    )
 }
 
 #[test]
 fn http_and_https_ask_nginx() {
     scenario(Method::Nat.shape(1), |lab| {
         let (cert, key) = certificate(lab)?;
-        let server = nginx(lab, &cert, &key)?;
+        let server = nginx(lab, &site(&cert, &key))?;
         let https = "type: https, port: 443, host: www.lab.test, path: /health";
         let lb = checked(lab, https)?;
         finds(&lb, ("up", "L7OK"), Some(200), None)?;
