@@ -6,6 +6,7 @@
 //!
 //! Must not know: serde, YAML, files, BPF, tokio.
 
+mod admin;
 mod check;
 mod check_kind;
 mod life;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use admin::{Admin, AdminHttp, Certificate, Role, ServerTls, TlsVersion, User};
 pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck};
 pub use check_kind::{
     Digest, DnsCheck, ExecCheck, GrpcCheck, HexPattern, SmtpCheck, UdpCheck, hex,
@@ -324,19 +326,6 @@ pub struct RealServer {
     /// How it is probed: it is up while all of these are. None means that it is always taken to be
     /// up ("unchecked").
     pub health_checks: Vec<HealthCheck>,
-}
-
-/// The `admin` section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
-    /// Path of the Unix socket that the command line speaks to.
-    pub socket: PathBuf,
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self { socket: PathBuf::from("/run/lb/admin.sock") }
-    }
 }
 
 /// The `log` section.

@@ -3,15 +3,18 @@
 //! They need root. `LB_BIN` names the binary under test. Labs are built one at a time, so the
 //! order and the number of test threads do not matter. A scenario's name says what holds.
 
+mod admin_http;
 mod bans;
 mod checks;
 mod counts;
+mod dashboard;
 mod edges;
 mod explain;
 mod fragments;
 mod health;
 mod itself;
 mod life;
+mod life_cycle;
 mod load_of_checks;
 mod metrics;
 mod passing;
@@ -21,5 +24,6 @@ mod real_servers;
 mod schedulers;
 mod scheduling;
 mod stage;
+mod steering;
 mod transfers;
 mod vrrp;

@@ -294,6 +294,7 @@ pub fn respond(reply: &Reply) -> Answer {
                 RefusalKind::NotFound => StatusCode::NOT_FOUND,
                 RefusalKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
                 RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+                RefusalKind::Late => StatusCode::GATEWAY_TIMEOUT,
             };
             Answer::json(status, document)
         }
@@ -308,7 +309,8 @@ fn json(document: &impl serde::Serialize) -> Vec<u8> {
     text
 }
 
-fn parameters(query: &str) -> Result<Vec<(String, String)>, String> {
+/// The pairs of a query, or of a form.
+pub(super) fn parameters(query: &str) -> Result<Vec<(String, String)>, String> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {
@@ -318,7 +320,8 @@ fn parameters(query: &str) -> Result<Vec<(String, String)>, String> {
         .collect()
 }
 
-fn escape(text: &str) -> String {
+/// Percent-encoded, for a query.
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

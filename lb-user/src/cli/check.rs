@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
+use crate::admin;
 use crate::cli::args::Check;
 use crate::cli::{output, render, runtime};
 use crate::config::{self, Loaded};
@@ -36,6 +37,9 @@ pub(super) fn check(arguments: &Check) -> anyhow::Result<()> {
         }
     }
     tell_kept(&arguments.state, &loaded.director);
+    for fault in admin::examine(&loaded.director) {
+        output::complain(&format!("warning: {fault}"));
+    }
     match peer {
         None => output::print(summary(file, &loaded.director).as_bytes()),
         Some((peer, other)) => {

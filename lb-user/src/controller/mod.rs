@@ -45,6 +45,7 @@ mod vrrp;
 pub mod wanted;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -73,6 +74,27 @@ pub struct Start {
     pub drain_timeout: Duration,
     /// Changes the log level when a reload does.
     pub set_log_level: Box<dyn Fn(LogLevel)>,
+    /// Follows what a reload says of `admin.http`.
+    pub admin: Arc<dyn AdminPlane>,
+}
+
+/// The part of the admin plane that follows the configuration.
+pub trait AdminPlane: Send + Sync {
+    /// Gets ready for a configuration: reads its files, takes its port. Nothing is served by it
+    /// yet. May wait: for a blocking thread.
+    ///
+    /// # Errors
+    /// What cannot work, line by line.
+    fn stage(&self, director: &Director) -> Result<(), Vec<String>>;
+
+    /// Serves by what was staged last.
+    fn commit(&self);
+
+    /// Gives up what was staged last.
+    fn discard(&self);
+
+    /// Serves again by what was in force before the last commit.
+    fn roll_back(&self);
 }
 
 /// Room in the controller's queue; a full queue makes its sources wait.

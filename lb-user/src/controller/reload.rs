@@ -6,6 +6,7 @@
 //! Must not know: how a file is parsed, map operations.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
@@ -189,13 +190,14 @@ impl Controller {
         systemd::reloading();
         let path = self.start.config_path.clone();
         let host_name = self.start.host_name.clone();
-        let events = self.events.clone();
+        let (events, admin) = (self.events.clone(), Arc::clone(&self.start.admin));
         tokio::task::spawn_blocking(move || {
             let name = path.display().to_string();
             let result = match std::fs::read_to_string(&path) {
                 Ok(text) => config::load(&name, &text, &host_name)
                     .map(Box::new)
-                    .map_err(|errors| errors.iter().map(ToString::to_string).collect()),
+                    .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+                    .and_then(|loaded| admin.stage(&loaded.director).map(|()| loaded)),
                 Err(error) => Err(vec![format!("{name}: {error}")]),
             };
             // A controller that is gone has no use for the file.
@@ -206,9 +208,6 @@ impl Controller {
     /// The file was read: take it over, or say why not.
     pub(super) fn loaded(&mut self, result: LoadResult, request: Option<Request>) {
         self.reloading = false;
-        if std::mem::take(&mut self.reload_again) {
-            self.begin_reload(None);
-        }
         let refused = match result {
             Ok(_) if self.stopping.is_some() => Some(vec!["the daemon is stopping".to_owned()]),
             Ok(loaded) => match self.take_over(*loaded) {
@@ -217,6 +216,13 @@ impl Controller {
             },
             Err(errors) => Some(errors),
         };
+        if refused.is_some() {
+            self.start.admin.discard();
+        }
+        // Not before: what is staged for the next file would take the place of this one's.
+        if std::mem::take(&mut self.reload_again) {
+            self.begin_reload(None);
+        }
         systemd::ready("serving");
         let Some(errors) = refused else {
             tracing::info!("configuration reloaded");
@@ -253,6 +259,7 @@ impl Controller {
             (self.start.set_log_level)(loaded.director.log.level);
         }
         self.start.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+        self.start.admin.commit();
         let before = self.in_force(true);
         self.overrides.passing.clear();
         let (director, ignored) = self.overrides.apply(&loaded.director);

@@ -233,6 +233,8 @@ pub enum RefusalKind {
     Busy,
     /// The daemon or its host failed.
     Failed,
+    /// The answer did not come in time.
+    Late,
 }
 
 impl Refusal {

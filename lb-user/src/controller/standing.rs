@@ -99,6 +99,8 @@ pub struct Lives {
 
 #[derive(Debug, Default)]
 struct ServiceLife {
+    /// It was looked at before.
+    is_known: bool,
     gate: Gate,
     servers: HashMap<SocketAddr, ServerLife>,
 }
@@ -107,7 +109,8 @@ struct ServiceLife {
 struct ServerLife {
     /// What was last said of its health.
     told: Option<HealthState>,
-    /// It took connections when it was last looked at.
+    /// Whether it took connections when it was last looked at; `None` while it has not yet, of one
+    /// that was there when its service began.
     took: Option<bool>,
     /// Since when it comes back slowly.
     since: Option<Instant>,
@@ -142,7 +145,10 @@ impl Lives {
             for (place, server) in service.real_servers.iter().enumerate() {
                 let endpoint = SocketAddr::new(server.address, server.port);
                 let verdict = verdict(known.of(at, place));
-                let own = life.servers.entry(endpoint).or_default();
+                let own = life.servers.entry(endpoint).or_insert(ServerLife {
+                    took: life.is_known.then_some(false),
+                    ..ServerLife::default()
+                });
                 if let Some(first) = own.hear(&verdict) {
                     let targets = known.ids(at, place).to_vec();
                     let up = own.told == Some(HealthState::Up);
@@ -160,6 +166,7 @@ impl Lives {
                 is_certain &= own.told.is_some() || effective.state == ServerState::Disabled;
                 servers.push((effective, own.ramp(service, &effective, now)));
             }
+            life.is_known = true;
             let live_weight = servers.iter().map(|(e, _)| u64::from(e.weight)).sum();
             let was = life.gate.is_up();
             if life.gate.weigh(&service.quorum, live_weight, is_certain)
@@ -226,7 +233,9 @@ impl ServerLife {
         now: Instant,
     ) -> Option<f64> {
         let takes = effective.weight > 0;
-        let took = self.took.replace(takes);
+        let took = self.took;
+        // Nobody is slow at the start: who has never taken any is not one who comes back.
+        self.took = if takes { Some(true) } else { took.map(|_| false) };
         if !takes || service.slow_start.is_zero() || service.scheduler.hashes() {
             self.since = None;
             return None;

@@ -263,6 +263,7 @@ impl Controller {
         } else if let Some(previous) = self.previous.take() {
             if previous.is_reload {
                 self.reloads.end(false);
+                self.start.admin.roll_back();
             }
             self.start.director = previous.director;
             self.file = previous.file;

@@ -147,20 +147,20 @@ impl Controller {
         }
         let word = if up { "UP" } else { "DOWN" };
         self.chronicle.add(EventKind::VirtualService, &service.name, word, &cause);
-        if up && first {
-            return;
-        }
         let quorum = &service.quorum;
         let own = if up { &quorum.on_up } else { &quorum.on_down };
+        // keepalived's quorum_up runs at the start too: it may be what announces the service.
+        let is_news = !(up && first);
         let every = if up { &service.notify.up } else { &service.notify.down };
+        let commands = if is_news { vec![own.clone(), every.clone()] } else { vec![own.clone()] };
         self.vrrp.notifier.send(Notification {
             kind: Kind::VirtualService,
             name: service.name.clone(),
             state: if up { State::Up } else { State::Down },
             figure: stands.live_weight.to_string(),
             cause: format!("{cause}{sorry}"),
-            commands: vec![own.clone(), every.clone()],
-            email: service.notify.email,
+            commands,
+            email: service.notify.email && is_news,
         });
     }
 }

@@ -140,10 +140,16 @@ impl Mail {
         Self { subject: format!("[{node}] {title}"), body, at }
     }
 
-    /// One mail of several, in their order.
-    pub fn digest(mails: Vec<Self>, node: &str, at: SystemTime) -> Self {
-        let subject = format!("[{}] {} changes of state", one_line(node), mails.len());
-        let bodies: Vec<String> = mails.into_iter().map(|mail| mail.body).collect();
+    /// One mail of several, in their order; one alone stays what it is.
+    pub fn digest(mut mails: Vec<Self>, left_out: usize, node: &str, at: SystemTime) -> Self {
+        if mails.len() == 1 && left_out == 0 {
+            return mails.remove(0);
+        }
+        let subject = format!("[{}] {} changes of state", one_line(node), mails.len() + left_out);
+        let mut bodies: Vec<String> = mails.into_iter().map(|mail| mail.body).collect();
+        if left_out > 0 {
+            bodies.push(format!("and {left_out} more\r\n"));
+        }
         Self { subject, body: bodies.join("\r\n\r\n"), at }
     }
 }
@@ -195,6 +201,34 @@ pub(super) mod tests {
              Time:     2026-11-21T15:03:33.250Z\r\nPriority: 100\r\n\
              Cause:    no advert for 3.6 s\r\n"
         );
+    }
+
+    #[test]
+    fn servers_and_services_are_told_in_keepalived_s_words() {
+        let down = Notification {
+            kind: Kind::RealServer,
+            figure: "web,api".to_owned(),
+            cause: "L4CON: Connection refused".to_owned(),
+            ..notification("10.0.0.1:80", State::Down)
+        };
+        let words = ["/bin/x".to_owned()];
+        assert_eq!(down.arguments(&words).join(" "), "/bin/x RS 10.0.0.1:80 DOWN web,api");
+        assert_eq!(down.title(), "Realserver 10.0.0.1:80 of web,api - DOWN");
+        let up = Notification {
+            kind: Kind::VirtualService,
+            figure: "5".to_owned(),
+            ..notification("web", State::Up)
+        };
+        assert_eq!(up.arguments(&words).join(" "), "/bin/x VS web UP 5");
+        let at = SystemTime::UNIX_EPOCH;
+        let mails = || vec![Mail::new(&down, "n", at), Mail::new(&up, "n", at)];
+        let digest = Mail::digest(mails(), 0, "n", at);
+        assert_eq!(digest.subject, "[n] 2 changes of state");
+        let titles = [down.title(), up.title()];
+        assert!(titles.iter().all(|title| digest.body.contains(title.as_str())), "{}", digest.body);
+        let alone = Mail::digest(mails().split_off(1), 0, "n", at);
+        assert_eq!(alone.subject, "[n] Virtualserver web - UP");
+        assert_eq!(Mail::digest(mails(), 3, "n", at).subject, "[n] 5 changes of state");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!
 //! Must not know: default values, how keys depend on each other.
 
+mod admin;
 mod check;
 mod check_kind;
 mod cursor;
@@ -17,6 +18,7 @@ use super::problem::{Place, Problems};
 use super::units;
 use super::yaml::Node;
 use crate::model;
+pub(super) use admin::{AdminHttp, Tls};
 pub(super) use check::{Flap, HealthCheck, Http};
 pub(super) use check_kind::Kinds;
 pub(super) use cursor::{Cursor, Fields};
@@ -91,6 +93,9 @@ pub(super) struct File {
     /// `notifications.email`; `None` inside is `off`.
     pub(super) email: Written<Option<Email>>,
     pub(super) socket: Written<PathBuf>,
+    /// `admin.http`; `None` inside is `off`.
+    pub(super) http: Written<Option<AdminHttp>>,
+    pub(super) tls: Written<Tls>,
     pub(super) log_level: Written<model::LogLevel>,
     pub(super) log_format: Written<model::LogFormat>,
 }
@@ -194,7 +199,9 @@ impl File {
             }),
             vrrp: fields.read("vrrp", Vrrp::read),
             email: notifications.map_or(Written::Absent, |n| n.read("email", Email::read)),
-            socket: admin.map_or(Written::Absent, |a| a.read("socket", socket_path)),
+            socket: admin.as_ref().map_or(Written::Absent, |a| a.read("socket", socket_path)),
+            http: admin.as_ref().map_or(Written::Absent, |a| a.read("http", AdminHttp::read)),
+            tls: fields.read("tls", Tls::read),
             log_level: log.read("level", |c| c.word(&contract::LEVELS)),
             log_format: log.read("format", |c| c.word(&contract::FORMATS)),
         }

@@ -107,8 +107,8 @@ fn good_files_are_accepted_with_their_warnings() {
 
 #[test]
 fn examples_of_the_documentation_are_accepted_without_warnings() {
-    let pages = ["docs/configuration.md", "docs/high-availability.md", "docs/health-checks.md"]
-        .map(|page| fs::read_to_string(repository(page)).unwrap());
+    let pages = ["configuration", "high-availability", "admin-api", "health-checks"]
+        .map(|page| fs::read_to_string(repository(&format!("docs/{page}.md"))).unwrap());
     for page in &pages {
         assert!(page.contains("```yaml\n"));
     }
@@ -293,7 +293,7 @@ fn every_built_key_reaches_the_director() {
         virtual_services: vec![web, dns],
         vrrp: vrrp_of_everything(),
         notifications: notifications_of_everything(),
-        admin: Admin { socket: "/run/lb/other.sock".into() },
+        admin: admin_of_everything(),
         log: Log { level: LogLevel::Debug, format: LogFormat::Json },
     };
     assert_eq!(loaded.director, expected);
@@ -466,4 +466,36 @@ fn very_many_errors_are_cut_and_counted() {
     assert_eq!(errors.len(), super::super::MAX_ERRORS + 1);
     let last = errors.last().unwrap().to_string();
     assert!(last.ends_with("and 500 more errors that are not shown"), "{last}");
+}
+
+fn admin_of_everything() -> Admin {
+    let result = "c29tZXNhbHRzb21lc2FsdA$e8GUAgB9SC9Rf0x0ACLXnYJ1jWb1CjdNgQUBPXhDRFo";
+    let user = |name: &str, cost: &str, role| User {
+        name: name.into(),
+        password_hash: format!("$argon2id$v=19${cost}${result}"),
+        role,
+    };
+    let certificate = Certificate {
+        name: "www".into(),
+        cert: "/etc/lb/www.pem".into(),
+        key: "/etc/lb/www.key".into(),
+    };
+    Admin {
+        socket: "/run/lb/other.sock".into(),
+        http: Some(AdminHttp {
+            bind: "[::]:1080".parse().unwrap(),
+            stats_path: "/haproxy/stats".into(),
+            refresh: Duration::from_secs(10),
+            realm: "LB Stats".into(),
+            hide_version: false,
+            users: vec![
+                user("admin", "m=65536,t=3,p=4", Role::Admin),
+                user("guest", "m=19456,t=2,p=1", Role::ReadOnly),
+            ],
+            tls: Some(ServerTls {
+                certificates: vec![certificate],
+                min_version: TlsVersion::Tls13,
+            }),
+        }),
+    }
 }

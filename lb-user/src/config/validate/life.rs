@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::problem::{Place, Problems};
 use super::super::raw::{self, Command, Life, SorryServer, Written};
-use crate::model::{self, AdminState, Quorum, Scheduler, ServiceNotify};
+use crate::model::{self, Quorum, Scheduler, ServiceNotify};
 
 /// What a service says of its life, each key of its own or else of the defaults.
 pub(super) struct Meant {
@@ -19,13 +19,17 @@ pub(super) fn meant(
     raw: &Life,
     defaults: &Life,
     scheduler: Scheduler,
+    servers: Option<&[model::RealServer]>,
     problems: &Problems,
 ) -> Option<Meant> {
     if let Some(at) = raw.slow_start.at().filter(|at| !at.value.is_zero() && scheduler.hashes()) {
         let message = format!("{} chooses by a hash: slow_start has no effect", scheduler.name());
         problems.warning(&at.place, message);
     }
-    let quorum = quorum(&raw.quorum, &defaults.quorum, problems)?;
+    let (mut quorum, place) = quorum(&raw.quorum, &defaults.quorum)?;
+    if let (Some(servers), Some(place)) = (servers, place) {
+        lower(&mut quorum, servers, place, problems);
+    }
     Some(Meant {
         slow_start: raw.slow_start.or(&defaults.slow_start).value_or(Duration::ZERO),
         notify: notify(&raw.notify, &defaults.notify)?,
@@ -52,11 +56,10 @@ fn notify(
     Some(meant)
 }
 
-fn quorum(
-    own: &Written<raw::Quorum>,
-    defaults: &Written<raw::Quorum>,
-    problems: &Problems,
-) -> Option<Quorum> {
+fn quorum<'a>(
+    own: &'a Written<raw::Quorum>,
+    defaults: &'a Written<raw::Quorum>,
+) -> Option<(Quorum, Option<&'a Place>)> {
     let mut meant = Quorum::default();
     let mut place = None;
     for written in [defaults, own] {
@@ -71,16 +74,7 @@ fn quorum(
             place = Some(&at.place);
         }
     }
-    if let Some(place) = place.filter(|_| meant.hysteresis >= meant.up) {
-        // keepalived refuses it as well: the lower bound would be 0, which is never missed.
-        let message = format!(
-            "hysteresis {} is not below the quorum of {}: the service would never be down",
-            meant.hysteresis, meant.up
-        );
-        problems.error(&place.key("hysteresis"), message);
-        return None;
-    }
-    Some(meant)
+    Some((meant, place))
 }
 
 fn take(written: &Written<Command>, to: &mut Vec<String>) {
@@ -89,20 +83,29 @@ fn take(written: &Written<Command>, to: &mut Vec<String>) {
     }
 }
 
-/// Warns of a quorum that all servers together do not reach.
-pub(super) fn judge_quorum(
-    quorum: &Quorum,
-    servers: &[model::RealServer],
-    place: &Place,
-    problems: &Problems,
-) {
-    let in_service = servers.iter().filter(|server| server.admin == AdminState::Ready);
-    let all: u64 = in_service.map(|server| u64::from(server.weight)).sum();
-    let needed = u64::from(quorum.up) + u64::from(quorum.hysteresis);
-    // The default needs no word: what has no servers says so already.
-    if *quorum != Quorum::default() && all < needed {
+/// Lowers what could never be reached or never be missed, as keepalived does, and says so.
+fn lower(quorum: &mut Quorum, servers: &[model::RealServer], place: &Place, problems: &Problems) {
+    let all: u64 = servers.iter().map(|server| u64::from(server.weight)).sum();
+    let all = u32::try_from(all).unwrap_or(u32::MAX);
+    if all > 0 && quorum.up > all {
+        let message =
+            format!("a quorum of {} is lowered to {all}, all weights together", quorum.up);
+        problems.warning(&place.key("up"), message);
+        quorum.up = all;
+    }
+    if quorum.hysteresis >= quorum.up {
+        let lowered = quorum.up - 1;
         let message = format!(
-            "the quorum can never be reached: up {} + hysteresis {} is more than all weights together, {all}",
+            "hysteresis {} is lowered to {lowered}: with a quorum of {} the service would never be down",
+            quorum.hysteresis, quorum.up
+        );
+        problems.warning(&place.key("hysteresis"), message);
+        quorum.hysteresis = lowered;
+    }
+    if all > 0 && quorum.up + quorum.hysteresis > all {
+        let message = format!(
+            "once lost, the quorum can never be reached again: up {} + hysteresis {} is more than all \
+             weights together, {all}",
             quorum.up, quorum.hysteresis
         );
         problems.warning(place, message);

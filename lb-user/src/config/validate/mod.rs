@@ -4,6 +4,7 @@
 //!
 //! Must not know: YAML, types of single values, lines and columns.
 
+mod admin;
 mod check_kind;
 mod checks;
 mod life;
@@ -30,6 +31,7 @@ pub(super) fn director(
     let dataplane = dataplane(file, problems);
     let (notifications, mail) = notifications::notifications(file, problems);
     let vrrp = vrrp::vrrp(file, mail, problems);
+    let http = admin::http(file, problems);
     let admin = model::Admin::default();
     let log = model::Log::default();
     Some(model::Director {
@@ -38,7 +40,7 @@ pub(super) fn director(
         virtual_services: virtual_services?,
         vrrp: vrrp?,
         notifications: notifications?,
-        admin: model::Admin { socket: file.socket.value_or(admin.socket) },
+        admin: model::Admin { socket: file.socket.value_or(admin.socket), http: http? },
         log: model::Log {
             level: file.log_level.value_or(log.level),
             format: file.log_format.value_or(log.format),

@@ -132,11 +132,9 @@ impl Context<'_> {
         if let (Scheduler::Wrr, Some(servers)) = (scheduler, &real_servers) {
             self.judge_ratios(raw, servers);
         }
-        let life = life::meant(&raw.life, &defaults.life, scheduler, self.problems);
+        let servers = real_servers.as_deref();
+        let life = life::meant(&raw.life, &defaults.life, scheduler, servers, self.problems);
         let sorry_server = self.sorry_server(raw, &terms, real_servers.as_deref());
-        if let (Some(life), Some(servers)) = (&life, &real_servers) {
-            life::judge_quorum(&life.quorum, servers, &raw.place.key("quorum"), self.problems);
-        }
         let life = life?;
         Some(model::VirtualService {
             name: raw.name.at()?.value.clone(),

@@ -22,9 +22,14 @@ struct World {
 impl World {
     /// `services` is the list under `virtual_services`. Nothing was probed yet.
     fn new(services: &str) -> Self {
+        Self::starting("down", services)
+    }
+
+    /// The same, with checks that are in state `start` before their first results.
+    fn starting(start: &str, services: &str) -> Self {
         let text = format!(
             "dataplane: {{interfaces: [eth0]}}\n\
-             health_checks: {{c: {{type: tcp, rise: 1, fall: 1}}, d: {{type: tcp, port: 81, rise: 1, fall: 1}}}}\n\
+             health_checks: {{c: {{type: tcp, rise: 1, fall: 1, start: {start}}}, d: {{type: tcp, port: 81, rise: 1, fall: 1}}}}\n\
              virtual_services:\n{services}"
         );
         let director = config::load("f", &text, "n").expect("it is right").director;
@@ -207,6 +212,22 @@ fn a_server_that_returns_gets_its_share_by_and_by() {
 }
 
 #[test]
+fn a_server_that_joins_a_running_service_begins_slowly() {
+    let mut world = World::new(TWO);
+    world.probe(1, 80, '+');
+    world.judge(0);
+    world.probe(2, 80, '+');
+    assert_eq!(world.shares(1), [1, 3], "it was there from the beginning");
+    let mut third = world.director.virtual_services[0].real_servers[0].clone();
+    third.address = "10.0.0.3".parse().expect("an address");
+    world.director.virtual_services[0].real_servers.push(third);
+    world.follow();
+    assert_eq!(world.shares(2), [1, 3, 0]);
+    world.probe(3, 80, '+');
+    assert_eq!(world.shares(3), [64, 192, 1]);
+}
+
+#[test]
 fn the_operator_brings_a_server_back_slowly_too_and_hashes_know_no_shares() {
     let mut world = World::new(TWO);
     world.probe(1, 80, '+');
@@ -246,4 +267,111 @@ fn a_quorum_is_not_lost_for_lack_of_first_results() {
     }
     world.follow();
     assert_eq!(world.told(), "", "others, not asked yet");
+}
+
+/// One case of the recording: what the service is, and what is remembered of it.
+struct Recorded {
+    world: World,
+    inhibits: bool,
+    weights: Vec<u32>,
+}
+
+impl Recorded {
+    /// `NAME: quorum Q, hysteresis H, weights A,B,..[, sorry][, inhibit][, alpha]`.
+    fn new(case: &str) -> Self {
+        let (_, words) = case.split_once(": ").expect("a name");
+        let mut words = words.split(", ");
+        let mut value = |key: &str| {
+            let word = words.next().and_then(|word| word.strip_prefix(key));
+            word.unwrap_or_else(|| panic!("{key} in {case}")).trim().to_owned()
+        };
+        let (quorum, hysteresis, weights) =
+            (value("quorum"), value("hysteresis"), value("weights"));
+        let options: Vec<&str> = words.flat_map(str::split_whitespace).collect();
+        let inhibits = options.contains(&"inhibit");
+        let weights: Vec<u32> =
+            weights.split(',').map(|weight| weight.parse().expect("a weight")).collect();
+        let servers: Vec<String> = (1..)
+            .zip(&weights)
+            .map(|(n, weight)| format!("{{address: 10.0.0.{n}, weight: {weight}}}"))
+            .collect();
+        let sorry =
+            if options.contains(&"sorry") { "sorry_server: {address: 10.0.0.9}, " } else { "" };
+        let on_failure = if inhibits { "quiesce" } else { "remove" };
+        // Without alpha, keepalived takes servers to be up until it knows better.
+        let start = if options.contains(&"alpha") { "down" } else { "up" };
+        let services = format!(
+            "- {{name: web, listen: 192.0.2.1:80/tcp, forwarding: dr, health_check: c, scheduler: wrr, \
+             quorum: {{up: {quorum}, hysteresis: {hysteresis}}}, {sorry}on_failure: {on_failure}, \
+             real_servers: [{}]}}\n",
+            servers.join(", ")
+        );
+        Self { world: World::starting(start, &services), inhibits, weights }
+    }
+
+    /// Does a step; gives the pool as the recording has it, and what is told.
+    fn step(&mut self, step: &str) -> String {
+        let (verb, servers) = step.split_once(' ').expect("a step");
+        let listed: Vec<u8> = servers.split(',').filter_map(|n| n.parse().ok()).collect();
+        let (_, mut transitions) = self.world.judge(0);
+        let all = 1..=u8::try_from(self.weights.len()).expect("few");
+        for n in all {
+            match (verb, listed.contains(&n)) {
+                ("start", true) | ("return", true) => self.world.probe(n, 80, '+'),
+                ("start", false) | ("fail", true) => self.world.probe(n, 80, '-'),
+                _ => {}
+            }
+        }
+        let (standing, later) = self.world.judge(0);
+        transitions.extend(later);
+        let service = &standing.services[0];
+        let mut rows: Vec<String> = Vec::new();
+        for (n, server) in (1..).zip(&service.servers) {
+            // One that is quiesced has a row of weight 0 in IPVS.
+            let is_weightless = server.effective.state == ServerState::Drain && !service.is_sorry;
+            if server.share > 0 || is_weightless || self.inhibits {
+                rows.push(format!("{n}:{}", server.share));
+            }
+        }
+        if service.is_sorry {
+            rows.push("s:1".to_owned());
+        }
+        let told = transitions.iter().filter_map(|transition| match transition {
+            Transition::Quorum { up: true, .. } => Some("up"),
+            Transition::Quorum { up: false, .. } => Some("down"),
+            Transition::Server(_) => None,
+        });
+        let told: Vec<&str> = told.collect();
+        let rows = if rows.is_empty() { "-".to_owned() } else { rows.join(" ") };
+        if told.is_empty() { rows } else { format!("{rows} ; {}", told.join(" ")) }
+    }
+}
+
+/// The pool and the quorum are those of keepalived, step by step.
+#[test]
+fn quorums_and_sorry_servers_are_keepalived_s() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vectors/keepalived/quorum.txt");
+    let text = std::fs::read_to_string(path).expect("the recording is in the repository");
+    let (mut recorded, mut steps) = (None, 0);
+    for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        if let Some(case) = line.strip_prefix("case ") {
+            recorded = Some((case, Recorded::new(case)));
+            continue;
+        }
+        let (case, recorded) = recorded.as_mut().expect("steps belong to a case");
+        let (step, expected) = line.split_once(" -> ").expect("a step and what follows");
+        if step != "stop" {
+            let sorted = |rows: &str| {
+                let (rows, told) = rows.split_once(" ; ").unwrap_or((rows, ""));
+                let mut rows: Vec<&str> = rows.split(' ').collect();
+                rows.sort_unstable();
+                format!("{} ; {told}", rows.join(" "))
+            };
+            // With alpha, keepalived tells of a loss before anything is known; here nothing is.
+            let expected = expected.replace("; down up", "; up");
+            assert_eq!(sorted(&recorded.step(step)), sorted(&expected), "{case}: {step}");
+            steps += 1;
+        }
+    }
+    assert!(steps >= 100, "only {steps} steps");
 }
