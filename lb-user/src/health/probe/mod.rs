@@ -96,7 +96,7 @@ impl Prober {
         Self { target, kit, how }
     }
 
-    /// Asks once. At most `MAX_CONNECTIONS` probes that need a socket and [`MAX_PROCESSES`]
+    /// Asks once. At most `MAX_CONNECTIONS` probes that need a socket and `MAX_PROCESSES`
     /// commands run at once; the others wait, which does not count for their timeout.
     pub async fn probe(&self) -> ProbeResult {
         let (address, timeout) = (self.target.address, self.target.check.timeout);
