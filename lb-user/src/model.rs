@@ -8,6 +8,7 @@
 
 mod admin;
 mod check;
+mod check_kind;
 mod life;
 mod log;
 mod prefix;
@@ -21,6 +22,9 @@ use std::time::Duration;
 
 pub use admin::{Admin, AdminHttp, Certificate, Role, ServerTls, TlsVersion, User};
 pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck};
+pub use check_kind::{
+    Digest, DnsCheck, ExecCheck, GrpcCheck, HexPattern, SmtpCheck, UdpCheck, hex,
+};
 pub use life::{AdminState, Quorum, ServiceNotify, SorryServer};
 pub use log::{Facility, Log, LogFormat, LogLevel, LogSink, LogTarget, Severity, SyslogAddress};
 pub use prefix::Prefix;

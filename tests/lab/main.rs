@@ -5,6 +5,7 @@
 
 mod admin_http;
 mod bans;
+mod checks;
 mod counts;
 mod dashboard;
 mod doctor;
@@ -15,6 +16,7 @@ mod health;
 mod itself;
 mod life;
 mod life_cycle;
+mod load_of_checks;
 mod logging;
 mod metrics;
 mod passing;

@@ -74,7 +74,7 @@ const USAGE: &str = "lb-labtool COMMAND [--key VALUE]...
   site            --bind A:P [--bind ...] [--cert F --key F]
   smtp-sink       --bind A:P [--bind ...] [--cert F --key F] [--refuse N] [--hang N]
                   [--auth U:P [--mechanism PLAIN|LOGIN]] [--unknown R] [--greylisted R]
-                  [--inject yes]
+                  [--inject yes] [--greeting TEXT]
   syslog-sink     [--bind A:P] [--unix PATH]
   get             --url U [--count N] [--concurrency K] [--cpus both|any] [--timeout-ms T]
   load            --url U [--threads K] [--pause-ms P] [--timeout-ms T] [--keep-alive yes]

@@ -82,6 +82,15 @@ pub(crate) const LAB: Group = Group {
         Program { name: "haproxy", package: "haproxy", why: "the measure of its statistics' CSV" },
         Program { name: "nft", package: "nftables", why: "packet filters in namespaces" },
         Program { name: "keepalived", package: "keepalived", why: "the other make of VRRP router" },
+        Program { name: "dnsmasq", package: "dnsmasq-base", why: "DNS server for checks" },
+        Program { name: "nginx", package: "nginx-light", why: "web server for checks" },
+        Program { name: "/usr/bin/python3", package: "python3", why: "gRPC server for checks" },
+        // A library: its path is found like a program's.
+        Program {
+            name: "/usr/lib/python3/dist-packages/grpc/__init__.py",
+            package: "python3-grpcio",
+            why: "gRPC server for checks",
+        },
         Program { name: "nsenter", package: "util-linux", why: "runs programs in namespaces" },
     ],
     crates: &[],

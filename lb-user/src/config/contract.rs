@@ -72,6 +72,16 @@ pub(super) enum CheckType {
     Http,
     /// HTTP/1.1 over TLS.
     Https,
+    /// A datagram.
+    Udp,
+    /// A DNS question.
+    Dns,
+    /// A mail server's greeting.
+    Smtp,
+    /// A command.
+    Exec,
+    /// gRPC's health protocol.
+    Grpc,
 }
 
 const fn built(name: &'static str, inside: Inside) -> Key {
@@ -120,8 +130,13 @@ pub(super) static CHECK_TYPES: Words<CheckType> = Words {
         ("tcp", CheckType::Tcp),
         ("http", CheckType::Http),
         ("https", CheckType::Https),
+        ("udp", CheckType::Udp),
+        ("dns", CheckType::Dns),
+        ("smtp", CheckType::Smtp),
+        ("exec", CheckType::Exec),
+        ("grpc", CheckType::Grpc),
     ],
-    later: &["udp", "dns", "smtp", "exec", "grpc"],
+    later: &[],
 };
 pub(super) static VIA: Words<()> =
     Words { what: "via", built: &[("direct", ())], later: &["service"] };
@@ -264,7 +279,7 @@ pub(super) static HEALTH_CHECK: &[Key] = &[
     built("method", Value),
     built("path", Value),
     built("host", Value),
-    built("expect", Map(&[built("status", Value), built("body", Value)])),
+    built("expect", Map(&[built("status", Value), built("body", Value), built("digest", Value)])),
     built("interval", Value),
     built("retry_interval", Value),
     built("timeout", Value),
@@ -277,12 +292,13 @@ pub(super) static HEALTH_CHECK: &[Key] = &[
     built("via", Value),
     built("start", Value),
     built("flap", Map(&[built("changes", Value), built("per", Value), built("hold", Value)])),
-    later("dns", Map(&[later("name", Value), later("record", Value)])),
-    later("udp", Map(&[later("payload", Value), later("reply", Value)])),
-    later("smtp", Map(&[later("helo", Value)])),
-    later("grpc", Map(&[later("service", Value)])),
-    later("command", Value),
-    later("user", Value),
+    built("dns", Map(&[built("name", Value), built("record", Value)])),
+    built("udp", Map(&[built("payload", Value), built("reply", Value)])),
+    built("smtp", Map(&[built("helo", Value)])),
+    built("grpc", Map(&[built("service", Value)])),
+    built("command", Value),
+    built("user", Value),
+    built("dynamic_weight", Value),
 ];
 
 static VIRTUAL_SERVICE: &[Key] = &[

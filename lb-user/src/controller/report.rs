@@ -415,6 +415,7 @@ mod tests {
             status: CheckStatus::L7Status,
             duration: Duration::from_micros(2_700),
             code: Some(503),
+            weight: None,
             detail: "unexpected status".into(),
         };
         Observation {
@@ -423,8 +424,10 @@ mod tests {
             last: Some(last),
             doubt,
             held_until: None,
+            is_settled: true,
             probes: 7,
             tally: Tally::default(),
+            weight: None,
         }
     }
 

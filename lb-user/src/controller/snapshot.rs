@@ -119,6 +119,11 @@ fn kind(kind: &CheckKind) -> &'static str {
         CheckKind::Tcp => "tcp",
         CheckKind::Http(http) if http.tls.is_some() => "https",
         CheckKind::Http(_) => "http",
+        CheckKind::Udp(_) => "udp",
+        CheckKind::Dns(_) => "dns",
+        CheckKind::Smtp(_) => "smtp",
+        CheckKind::Grpc(_) => "grpc",
+        CheckKind::Exec(_) => "exec",
     }
 }
 

@@ -1,10 +1,11 @@
 //! The tasks that probe: one for each distinct target, added and removed by difference.
 //!
-//! What a probe finds goes into its target's [`Observed`]; a change of state also goes into the
-//! channel that the runner was made with, as whatever event type its owner uses. A full channel
-//! delays the next probe of that target instead of growing; no change is lost.
+//! What a probe finds goes into its target's [`Observed`]; a change of state, or of the weight that
+//! a command gives, also goes into the channel that the runner was made with, as whatever event
+//! type its owner uses. A full channel delays the next probe of that target instead of growing; no
+//! change is lost.
 //!
-//! Must not know: weights, services, what a state means for traffic.
+//! Must not know: services, what weights do, what a state means for traffic.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -155,8 +156,8 @@ async fn probe_for_ever<E: From<Change>>(
         if let (None, Some(_)) = (was_held, machine.held_until()) {
             tracing::warn!(address = %target.address, "target is held down: it changes too often");
         }
-        observed.take(&machine, result, SystemTime::now());
-        if event.is_none() {
+        let is_news = observed.take(&machine, result, SystemTime::now());
+        if event.is_none() && !is_news {
             continue;
         }
         let change = Change { target: Arc::clone(&target) };
@@ -185,8 +186,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::exec::tests::{Folder, eventually};
     use crate::health::fsm::tests::check;
-    use crate::model::HealthCheck;
+    use crate::model::{ExecCheck, HealthCheck};
 
     fn fast(port: u16) -> Target {
         let check = HealthCheck {
@@ -232,6 +234,37 @@ mod tests {
         assert_eq!(state(&runner, &target), Some(HealthState::Down));
         let last = observed.get().last.expect("a result");
         assert_eq!(last.status.name(), "L4CON");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_weight_that_a_command_gives_is_told_when_it_changes() {
+        let folder = Folder::new("weight");
+        let answer = folder.script("answer", "exit 7");
+        let command = vec![folder.script("check", &format!("exec {answer}"))];
+        let exec = ExecCheck { command, user: "nobody".to_owned(), dynamic_weight: true };
+        let mut target = fast(1);
+        target.check.kind = CheckKind::Exec(Arc::new(exec));
+        target.check.timeout = Duration::from_secs(20);
+        let (sender, mut changes) = mpsc::channel(16);
+        let mut runner = Runner::<Change>::new(sender, 1);
+        runner.set_targets([Wanted { target: target.clone(), assume: Some(HealthState::Up) }]);
+        let observed = runner.observed(&target).expect("it is probed");
+        for (body, weight) in [("exit 7", Some(5)), ("exit 2", Some(0)), ("exit 0", None)] {
+            folder.script("answer", body);
+            while observed.get().weight != weight {
+                next(&mut changes).await;
+            }
+            assert_eq!(observed.state(), HealthState::Up);
+        }
+        let more = async || {
+            let wanted = observed.get().probes + 2;
+            eventually("two more probes", || observed.get().probes >= wanted).await;
+        };
+        // The last change is told by now, and a result that changes nothing tells nobody.
+        more().await;
+        while changes.try_recv().is_ok() {}
+        more().await;
+        assert!(changes.try_recv().is_err());
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -7,6 +7,7 @@
 
 mod admin;
 mod check;
+mod check_kind;
 mod cursor;
 mod life;
 mod log;
@@ -20,6 +21,7 @@ use super::yaml::Node;
 use crate::model;
 pub(super) use admin::{AdminHttp, Tls};
 pub(super) use check::{Flap, HealthCheck, Http};
+pub(super) use check_kind::Kinds;
 pub(super) use cursor::{Cursor, Fields};
 pub(super) use life::{Life, Notify as ServiceNotify, Quorum, SorryServer};
 pub(super) use log::LogTarget;

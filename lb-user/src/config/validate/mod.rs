@@ -5,6 +5,7 @@
 //! Must not know: YAML, types of single values, lines and columns.
 
 mod admin;
+mod check_kind;
 mod checks;
 mod life;
 mod log;
