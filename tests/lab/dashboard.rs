@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use harness::browser::{Browser, Driver, Setup};
 use harness::config::{Config, RealServer, Service};
 use harness::daemon::Daemon;
-use harness::peer::{self, Load};
+use harness::peer::Load;
 use harness::topology::{Family, server_address};
 use harness::vrrp::instance::{Instance, Setup as Vrrp};
 use harness::wait::{eventually, seconds};
