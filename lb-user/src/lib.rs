@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod dataplane;
+pub mod doctor;
 pub mod exec;
 pub mod failover;
 pub mod firewall;

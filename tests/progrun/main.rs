@@ -28,6 +28,7 @@ mod passing;
 mod path_mtu;
 mod rig;
 mod routes;
+mod sampling;
 mod sandbox;
 mod services;
 mod simulation;

@@ -57,16 +57,15 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
         _ => path.strip_prefix(PREFIX).filter(|name| *name != "metrics").unwrap_or(""),
     };
     let allowed = match name {
-        "metrics" | "status" | "stats" | "connections" | "bans" | "explain" | "vrrp" | "events" => {
-            "GET"
-        }
+        "metrics" | "status" | "stats" | "history" | "connections" | "bans" | "explain"
+        | "vrrp" | "events" => "GET",
         "reload" | "ban" | "unban" | "resign" | "drain" | "enable" | "disable" | "weight"
         | "add" | "remove" => "POST",
         _ => {
             let text = format!(
-                "there is no {path:?}; ask for {PREFIX}status, stats, connections, explain, events, \
-                 bans, ban, unban, vrrp, resign, drain, enable, disable, weight, add, remove or \
-                 reload, or for {METRICS}"
+                "there is no {path:?}; ask for {PREFIX}status, stats, history, connections, explain, \
+                 events, bans, ban, unban, vrrp, resign, drain, enable, disable, weight, add, remove \
+                 or reload, or for {METRICS}"
             );
             return Err(Answer::error(StatusCode::NOT_FOUND, text));
         }
@@ -95,6 +94,7 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
         (Some((key, _)), _) => Err(unknown(key)),
         (None, "status") => Ok(Verb::Status),
         (None, "stats") => Ok(Verb::Stats),
+        (None, "history") => Ok(Verb::History),
         (None, "metrics") => Ok(Verb::Metrics),
         (None, "bans") => Ok(Verb::Bans),
         (None, "vrrp") => Ok(Verb::Vrrp),
@@ -224,6 +224,7 @@ pub fn path_of(verb: &Verb) -> (Method, String) {
     match verb {
         Verb::Status => (Method::GET, format!("{PREFIX}status")),
         Verb::Stats => (Method::GET, format!("{PREFIX}stats")),
+        Verb::History => (Method::GET, format!("{PREFIX}history")),
         Verb::Reload => (Method::POST, format!("{PREFIX}reload")),
         Verb::Metrics => (Method::GET, METRICS.to_owned()),
         Verb::Bans => (Method::GET, format!("{PREFIX}bans")),
@@ -461,6 +462,7 @@ mod tests {
         for verb in [
             Verb::Status,
             Verb::Stats,
+            Verb::History,
             Verb::Reload,
             Verb::Metrics,
             Verb::Bans,

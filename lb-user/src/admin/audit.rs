@@ -44,6 +44,7 @@ pub(super) fn change(verb: &Verb) -> Option<String> {
             .map(|text| if steer.persist { format!("{text}, for good") } else { text }),
         Verb::Status
         | Verb::Stats
+        | Verb::History
         | Verb::Connections { .. }
         | Verb::Metrics
         | Verb::Bans

@@ -101,6 +101,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         "The connection table.",
     ),
     get("vrrp", "Vrrp", &[], "VRRP instances with priorities, reasons and transitions."),
+    get("history", "History", &[], "Rates of the last five minutes."),
     get("events", "Events", &[], "The last things that happened, oldest first."),
     get("bans", "Bans", &[], "Prefixes whose packets are dropped."),
     get(

@@ -55,6 +55,10 @@ pub enum Command {
     /// The process that owns virtual addresses; `lb run` starts it
     #[command(hide = true)]
     Speaker(Speaker),
+    /// Watch services and real servers live
+    Top(Top),
+    /// Look for what is wrong with this host, with the command that mends it
+    Doctor(Doctor),
     /// Remove what a daemon that is gone left on this host
     Detach(Detach),
     /// Prepare this host as a real server of a virtual address, or undo it
@@ -83,12 +87,6 @@ pub enum Command {
     /// Not supported yet.
     #[command(hide = true)]
     ReopenLogs(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Top(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Doctor(Rest),
     /// Not supported yet.
     #[command(hide = true)]
     Import(Rest),
@@ -158,6 +156,8 @@ impl Command {
                 | Self::Unban(_)
                 | Self::Vrrp(_)
                 | Self::Speaker(_)
+                | Self::Top(_)
+                | Self::Doctor(_)
                 | Self::Drain(_)
                 | Self::Enable(_)
                 | Self::Disable(_)
@@ -301,6 +301,41 @@ pub struct Explain {
     /// A header of the request (not supported yet)
     #[arg(short = 'H', value_name = "HEADER", hide = true, requires = "http")]
     pub header: Vec<String>,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// `lb top`.
+#[derive(Debug, ClapArgs)]
+pub struct Top {
+    /// Time between two readings
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = positive_duration)]
+    pub refresh: Duration,
+    /// Print one page and end, as when the output is no terminal
+    #[arg(long)]
+    pub once: bool,
+    /// The daemon's socket [default: $LB_SOCKET, else /run/lb/admin.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+impl Top {
+    /// The daemon.
+    pub fn daemon(&self) -> Daemon {
+        Daemon { socket: self.socket.clone(), json: false, output: None }
+    }
+}
+
+/// `lb doctor`.
+#[derive(Debug, ClapArgs)]
+pub struct Doctor {
+    /// The configuration to judge by [default: the daemon's, else /etc/lb/lb.yaml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A real server instead of this director (not supported yet)
+    #[arg(long, value_name = "IP", hide = true)]
+    pub real_server: Option<IpAddr>,
     /// Where and how.
     #[command(flatten)]
     pub daemon: Daemon,

@@ -10,6 +10,7 @@ pub mod args;
 mod bans;
 mod check;
 mod detach;
+mod doctor;
 mod explain;
 pub mod log;
 mod output;
@@ -18,6 +19,7 @@ mod real_server;
 pub mod render;
 mod run;
 mod steer;
+mod top;
 mod vrrp;
 
 use std::ffi::OsString;
@@ -70,6 +72,8 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Unban(arguments) => bans::unban(&arguments),
         Command::Vrrp(arguments) => vrrp::run(&arguments),
         Command::Speaker(arguments) => vrrp::speak(&arguments),
+        Command::Doctor(arguments) => doctor::doctor(&arguments),
+        Command::Top(arguments) => top::top(&arguments),
         Command::Drain(arguments) => steer::drain(&arguments),
         Command::Enable(arguments) => steer::change(&arguments, Action::Enable),
         Command::Disable(arguments) => steer::change(&arguments, Action::Disable),

@@ -36,6 +36,8 @@ pub struct Status {
     pub frontends: Vec<serde_json::Value>,
     /// L7 backends.
     pub backends: Vec<serde_json::Value>,
+    /// The configuration file of the daemon.
+    pub config_path: String,
 }
 
 /// The XDP plane in [`Status`].
@@ -269,6 +271,34 @@ pub struct Counters {
     pub bytes_out: u64,
 }
 
+/// [`Counters`] per second. What is not known has no key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rates {
+    /// Connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<f64>,
+    /// Packets from clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets_in: Option<f64>,
+    /// Packets to clients, where the data plane sees them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets_out: Option<f64>,
+    /// Bytes from clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_in: Option<f64>,
+    /// Bytes to clients, where the data plane sees them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_out: Option<f64>,
+}
+
+impl Rates {
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A service in [`Stats`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -278,8 +308,8 @@ pub struct ServiceStats {
     /// Totals over its real servers.
     #[serde(flatten)]
     pub counters: Counters,
-    /// The counters' names with their change per second; empty when the daemon keeps none.
-    pub rates: BTreeMap<String, f64>,
+    /// Their change per second over the last interval; empty in a service's first seconds.
+    pub rates: Rates,
     /// In file order.
     pub real_servers: Vec<RealServerStats>,
 }
@@ -296,7 +326,34 @@ pub struct RealServerStats {
     #[serde(flatten)]
     pub counters: Counters,
     /// As in [`ServiceStats`].
-    pub rates: BTreeMap<String, f64>,
+    pub rates: Rates,
+}
+
+/// The last minutes of every service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct History {
+    /// Seconds between two samples.
+    pub interval_s: u64,
+    /// L4 services in file order.
+    pub services: Vec<ServiceHistory>,
+}
+
+/// A service in [`History`]: rates per second, oldest first, at most five minutes. A service that
+/// was added later has fewer; the last ones of all services are of one time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ServiceHistory {
+    /// Its name.
+    pub name: String,
+    /// Connections.
+    pub connections: Vec<f32>,
+    /// Packets from clients.
+    pub packets_in: Vec<f32>,
+    /// Bytes from clients.
+    pub bytes_in: Vec<f32>,
+    /// Bytes to clients, where the data plane sees them.
+    pub bytes_out: Vec<f32>,
 }
 
 /// `lb connections`.
@@ -429,7 +486,7 @@ mod tests {
             r#""connections":0,"packets_in":0,"bytes_in":0,"packets_out":0,"bytes_out":0,"#,
             r#""check":{"status":"","code":null,"duration_ms":0,"detail":"","last_change":null,"#,
             r#""count":0,"of":0,"probes":0}}]}],"#,
-            r#""vrrp":[],"frontends":[],"backends":[]}"#,
+            r#""vrrp":[],"frontends":[],"backends":[],"config_path":""}"#,
         );
         assert_eq!(json, expected);
         let stats = Stats { services: vec![ServiceStats::default()], ..Default::default() };
@@ -444,6 +501,21 @@ mod tests {
         let expected = concat!(
             r#"{"service":"","protocol":"","client":"","virtual":"","real":"","state":"","#,
             r#""flags":[],"expires_s":0}"#,
+        );
+        assert_eq!(json, expected);
+    }
+
+    #[test]
+    fn rates_and_history_have_the_keys_of_the_contract() {
+        let rates = Rates { connections: Some(1.5), bytes_out: Some(2.0), ..Rates::default() };
+        let json = serde_json::to_string(&rates).expect("JSON");
+        assert_eq!(json, r#"{"connections":1.5,"bytes_out":2.0}"#);
+        let service = ServiceHistory { connections: vec![0.2, 3.0], ..Default::default() };
+        let history = History { interval_s: 5, services: vec![service] };
+        let json = serde_json::to_string(&history).expect("JSON");
+        let expected = concat!(
+            r#"{"interval_s":5,"services":[{"name":"","connections":[0.2,3.0],"packets_in":[],"#,
+            r#""bytes_in":[],"bytes_out":[]}]}"#,
         );
         assert_eq!(json, expected);
     }

@@ -14,6 +14,7 @@ use lb_common::verdict::Counter;
 use tokio::sync::mpsc;
 
 use crate::controller::event::Event;
+use crate::controller::history::{Found, Sampling};
 use crate::dataplane::bpf::{Attached, Dataplane, Entry, Mode, Options, Sandbox, add};
 use crate::dataplane::detour::{Running, Worker};
 use crate::dataplane::sweep::{Report, Sweeper};
@@ -63,6 +64,8 @@ pub struct Engine {
     sweeping: Option<std_mpsc::Sender<()>>,
     /// The thread for held frames.
     detouring: Option<Running>,
+    /// The thread that samples the counters.
+    sampling: Option<Sampling>,
     explainer: Explainer,
 }
 
@@ -122,6 +125,7 @@ impl Engine {
             idle: BTreeSet::new(),
             sweeping: None,
             detouring: None,
+            sampling: None,
         })
     }
 
@@ -423,6 +427,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Starts the thread that samples the counters.
+    ///
+    /// # Errors
+    /// When maps cannot be opened or no thread can be made.
+    pub fn start_sampling(&mut self) -> anyhow::Result<()> {
+        self.sampling = Some(Sampling::start(self.dataplane.directory())?);
+        Ok(())
+    }
+
+    /// What was found by sampling the counters; nothing before it began.
+    pub fn sampled(&self) -> Found {
+        self.sampling.as_ref().map(Sampling::found).unwrap_or_default()
+    }
+
     /// Every counter: what the programs counted, and what user space did with held frames.
     ///
     /// # Errors
@@ -444,6 +462,7 @@ impl Engine {
     pub fn remove(mut self) -> anyhow::Result<()> {
         self.sweeping = None;
         self.detouring = None;
+        self.sampling = None;
         // A sandbox that is being loaded now must not pin maps again that are removed.
         let _nobody_loads = self.explainer.sandbox.lock().unwrap_or_else(PoisonError::into_inner);
         self.dataplane.remove()

@@ -8,6 +8,7 @@
 //!   should hold, `engine` makes them so, `routes` keeps next hops and paths current, with
 //!   `path_mtu` for what routers report, `report` makes documents, `snapshot` metrics;
 //! - `vrrp` tells the speaker what to be, and keeps what it says;
+//! - `history` has the counters sampled, for rates and the last minutes;
 //! - `bans` keeps what is denied at run time, beside the file's list;
 //! - `explain` says what would become of a packet;
 //! - [`effective`](mod@effective) is the one place where configured weight, health and admin state meet;
@@ -25,6 +26,7 @@ pub mod engine;
 pub mod event;
 mod explain;
 mod follow;
+pub mod history;
 pub mod overrides;
 pub mod path_mtu;
 pub mod preflight;

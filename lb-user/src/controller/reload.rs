@@ -110,6 +110,7 @@ impl Controller {
         engine.attach(&plane)?;
         engine.start_sweep(events)?;
         engine.start_detours()?;
+        engine.start_sampling()?;
         if engine.mode() == crate::dataplane::bpf::Mode::Generic {
             self.start.warnings.push("XDP runs in generic mode, which is slower".to_owned());
         }

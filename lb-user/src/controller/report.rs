@@ -13,7 +13,7 @@ use lb_common::wire;
 
 use crate::controller::checked::Health;
 use crate::controller::document::{
-    Capacity, Check, Connection, Connections, Counters, Dataplane, HealthSummary, Quorum,
+    Capacity, Check, Connection, Connections, Counters, Dataplane, HealthSummary, Quorum, Rates,
     RealServer, RealServerStats, ServiceStats, SorryServer, Stats, Status, VirtualService,
 };
 use crate::controller::engine::Engine;
@@ -22,7 +22,7 @@ use crate::controller::wanted::{address, key};
 use crate::dataplane::bpf::Clock;
 use crate::dataplane::listing::{Row, ip};
 use crate::health::{CheckStatus, HealthState, Observation, Outcome};
-use crate::metrics::Reloads;
+use crate::metrics::{self, Reloads};
 use crate::model::{self, Director, ForwardingMethod, Protocol};
 
 /// What documents are made from.
@@ -199,20 +199,26 @@ impl Source<'_> {
     pub fn stats(&mut self) -> anyhow::Result<Stats> {
         let director = self.director;
         let mut stats = Stats { drift: self.drift, ..Stats::default() };
+        let latest = self.engine.as_deref().map(|engine| engine.sampled().latest());
+        let latest = latest.unwrap_or_default();
         for service in &director.virtual_services {
             let mut real_servers = Vec::new();
             for server in &service.real_servers {
+                let index = self.index(service, server);
+                let address = address(server.address);
+                let sampled = index.and_then(|index| latest.server(index, &address, server.port));
                 real_servers.push(RealServerStats {
                     address: server.address.to_string(),
                     port: server.port,
                     counters: counters(&self.server_traffic(service, server)?),
-                    rates: BTreeMap::new(),
+                    rates: sampled.as_ref().map(rates).unwrap_or_default(),
                 });
             }
+            let sampled = service.listen.first().and_then(|l| latest.service(&key(l)));
             stats.services.push(ServiceStats {
                 name: service.name.clone(),
                 counters: counters(&self.service_traffic(service)?),
-                rates: BTreeMap::new(),
+                rates: sampled.as_ref().map(rates).unwrap_or_default(),
                 real_servers,
             });
         }
@@ -358,6 +364,16 @@ fn counters(traffic: &Traffic) -> Counters {
         packets_out: traffic.packets_out,
         bytes_in: traffic.bytes_in,
         bytes_out: traffic.bytes_out,
+    }
+}
+
+fn rates(sampled: &metrics::history::Rates) -> Rates {
+    Rates {
+        connections: Some(sampled.connections),
+        packets_in: Some(sampled.packets_in),
+        packets_out: Some(sampled.packets_out),
+        bytes_in: Some(sampled.bytes_in),
+        bytes_out: Some(sampled.bytes_out),
     }
 }
 

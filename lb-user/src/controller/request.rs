@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 
 use crate::config;
 use crate::controller::document::{
-    Bans, Connections, Error, Events, Explanation, Lifted, Reload, Resigned, Stats, Status,
-    Steered, Vrrp,
+    Bans, Connections, Error, Events, Explanation, History, Lifted, Reload, Resigned, Stats,
+    Status, Steered, Vrrp,
 };
 use crate::controller::overrides::Action;
 use crate::metrics::Snapshot;
@@ -57,6 +57,8 @@ pub enum Verb {
         /// At most this many.
         limit: usize,
     },
+    /// [`History`].
+    History,
     /// [`Snapshot`], for metrics.
     Metrics,
     /// [`Bans`].
@@ -190,6 +192,8 @@ pub enum Document {
     Status(Status),
     /// To [`Verb::Stats`].
     Stats(Stats),
+    /// To [`Verb::History`].
+    History(History),
     /// To [`Verb::Connections`].
     Connections(Connections),
     /// To [`Verb::Reload`].

@@ -337,8 +337,11 @@ impl Controller {
         match request.verb.clone() {
             Verb::Status => {
                 let vrrp = self.vrrp_instances();
+                let config_path = self.start.config_path.display().to_string();
                 let reply = self.with_source(|source| {
-                    source.status().map(|status| Document::Status(Status { vrrp, ..status }))
+                    source
+                        .status()
+                        .map(|status| Document::Status(Status { vrrp, config_path, ..status }))
                 });
                 request.answer(reply);
             }
@@ -346,6 +349,7 @@ impl Controller {
                 let reply = self.with_source(|source| source.stats().map(Document::Stats));
                 request.answer(reply);
             }
+            Verb::History => self.history(request),
             Verb::Metrics => {
                 let (vrrp, notifications) = (self.measured_vrrp(), self.notified());
                 let document = |snapshot| {

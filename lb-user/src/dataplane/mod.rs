@@ -13,5 +13,6 @@ pub mod detour;
 pub mod fragments;
 pub mod listing;
 pub mod made_up;
+pub mod sampling;
 pub mod split;
 pub mod sweep;

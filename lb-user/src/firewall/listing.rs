@@ -21,6 +21,14 @@ pub async fn ask(packets: &[Packet]) -> Vec<String> {
     ask_of(nft, packets, &legacy).await
 }
 
+/// [`ask`]'s rules alone, without lines about where else to look: empty when none was found.
+pub async fn rules(packets: &[Packet]) -> Vec<String> {
+    let mut lines = ask(packets).await;
+    let elsewhere = [NOTHING_FOUND, "nft could not be asked", "legacy iptables has"];
+    lines.retain(|line| !elsewhere.iter().any(|other| line.starts_with(other)));
+    lines
+}
+
 /// [`ask`] with its surroundings: the program, and the tables of legacy iptables.
 pub(super) async fn ask_of(nft: &str, packets: &[Packet], legacy: &[String]) -> Vec<String> {
     let (mut lines, mut is_certain) = match list(nft).await {

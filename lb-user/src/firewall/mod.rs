@@ -16,6 +16,6 @@ mod tests;
 mod text;
 
 pub use judge::judge;
-pub use listing::ask;
+pub use listing::{ask, rules};
 pub use packet::Packet;
 pub use ruleset::Unreadable;

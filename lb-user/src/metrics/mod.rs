@@ -1,12 +1,13 @@
 //! Metrics in Prometheus's text format (version 0.0.4): a snapshot of counters in, text out.
 //!
 //! [`families()`] is the registry: the one list of what there is, each with what it takes from a
-//! [`Snapshot`]. Values are cumulative or current; rates are for whoever scrapes. `docs/metrics.md`
-//! is checked against the list.
+//! [`Snapshot`]. Values are cumulative or current; Prometheus makes its own rates. `docs/metrics.md`
+//! is checked against the list. [`history`] makes rates and the last minutes for people.
 //!
 //! Must not know: who scrapes, map handles.
 
 mod families;
+pub mod history;
 mod snapshot;
 #[cfg(test)]
 mod tests;

@@ -245,6 +245,14 @@ pub fn key(family: &str, interface: &str, name: &str) -> String {
     format!("net.{family}.conf.{}.{name}", interface.replace('.', "/"))
 }
 
+/// The value of a setting by its key, in the calling thread's network namespace.
+///
+/// # Errors
+/// When there is no such setting.
+pub fn read(key: &str) -> io::Result<String> {
+    Sysctls::new().read(key)
+}
+
 /// sysctl(8)'s rule: dots separate, slashes stand for dots.
 fn path(root: &Path, key: &str) -> PathBuf {
     let swapped: String = key

@@ -6,7 +6,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use futures::TryStreamExt;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
 use rtnetlink::LinkUnspec;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,24 @@ impl Netlink {
         });
         Ok(xdp.flatten().find_map(|attribute| match attribute {
             LinkXdp::ProgId(id) if id != 0 => Some(id),
+            _ => None,
+        }))
+    }
+
+    /// How a program is attached to an interface, if one is.
+    pub async fn xdp_mode(&self, ifindex: u32) -> Result<Option<XdpMode>, NetlinkError> {
+        let request = self.handle.link().get().match_index(ifindex).execute();
+        let messages: Vec<LinkMessage> =
+            answer(|| format!("read interface {ifindex}"), request.try_collect()).await?;
+        let attributes = messages.into_iter().flat_map(|message| message.attributes);
+        let xdp = attributes.filter_map(|attribute| match attribute {
+            LinkAttribute::Xdp(xdp) => Some(xdp),
+            _ => None,
+        });
+        Ok(xdp.flatten().find_map(|attribute| match attribute {
+            LinkXdp::Attached(XdpAttached::None) => None,
+            LinkXdp::Attached(XdpAttached::SocketBuffer) => Some(XdpMode::Generic),
+            LinkXdp::Attached(_) => Some(XdpMode::Native),
             _ => None,
         }))
     }

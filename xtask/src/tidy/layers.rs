@@ -42,7 +42,7 @@ const TABLES: [Table; 2] = [
             ],
             &["speaker"],
             &["controller", "real_server"],
-            &["admin"],
+            &["admin", "doctor"],
             &["cli"],
         ],
         peers: &[],

@@ -144,6 +144,36 @@ pub(super) static SCHEMAS: &[Schema] = &[
         ],
     ),
     schema(
+        "Rates",
+        "Counters per second; what is not known has no key.",
+        &[
+            ("connections", "number", "Connections."),
+            ("packets_in", "number", "Packets from clients."),
+            ("packets_out", "number", "Packets to clients, where the data plane sees them."),
+            ("bytes_in", "number", "Bytes from clients."),
+            ("bytes_out", "number", "Bytes to clients, where the data plane sees them."),
+        ],
+    ),
+    schema(
+        "History",
+        "Rates of the last five minutes.",
+        &[
+            ("interval_s", "count", "Seconds between two samples."),
+            ("services", "[ServiceHistory]", "In file order."),
+        ],
+    ),
+    schema(
+        "ServiceHistory",
+        "Rates per second of a service, oldest first, at most sixty.",
+        &[
+            ("name", "text", "Its name."),
+            ("connections", "[number]", "Connections."),
+            ("packets_in", "[number]", "Packets from clients."),
+            ("bytes_in", "[number]", "Bytes from clients."),
+            ("bytes_out", "[number]", "Bytes to clients, where the data plane sees them."),
+        ],
+    ),
+    schema(
         "Events",
         "The last things that happened.",
         &[("events", "[Event]", "At most 256, oldest first.")],
@@ -194,7 +224,7 @@ pub(super) static SCHEMAS: &[Schema] = &[
             ("packets_out", "count", "Packets to clients, where the data plane sees them."),
             ("bytes_in", "count", "Bytes from clients."),
             ("bytes_out", "count", "Bytes to clients, where the data plane sees them."),
-            ("rates", "{number}", "The counters' change per second; empty when none is kept."),
+            ("rates", "Rates", "The counters' change per second; without what is not known."),
             ("real_servers", "[RealServerStats]", "In file order."),
         ],
     ),
@@ -209,7 +239,7 @@ pub(super) static SCHEMAS: &[Schema] = &[
             ("packets_out", "count", "Packets to clients, where the data plane sees them."),
             ("bytes_in", "count", "Bytes from clients."),
             ("bytes_out", "count", "Bytes to clients, where the data plane sees them."),
-            ("rates", "{number}", "The counters' change per second; empty when none is kept."),
+            ("rates", "Rates", "The counters' change per second; without what is not known."),
         ],
     ),
     schema(

@@ -36,12 +36,14 @@ fn verbs() -> Vec<Verb> {
         steer(Action::Add(Some(5))),
         steer(Action::Remove),
         Verb::Events,
+        Verb::History,
         Verb::Reload,
     ];
     for verb in &all {
         match verb {
             Verb::Status
             | Verb::Stats
+            | Verb::History
             | Verb::Connections { .. }
             | Verb::Metrics
             | Verb::Bans
@@ -123,7 +125,20 @@ fn documents() -> Vec<(&'static str, Value)> {
         serde_json::to_value(document).expect("JSON")
     }
     let counts = || BTreeMap::from([("x".to_owned(), 1)]);
-    let rates = || BTreeMap::from([("connections".to_owned(), 0.5)]);
+    let rates = Rates {
+        connections: Some(0.5),
+        packets_in: Some(0.5),
+        packets_out: Some(0.5),
+        bytes_in: Some(0.5),
+        bytes_out: Some(0.5),
+    };
+    let series = ServiceHistory {
+        connections: vec![0.5],
+        packets_in: vec![0.5],
+        bytes_in: vec![0.5],
+        bytes_out: vec![0.5],
+        ..ServiceHistory::default()
+    };
     let check = Check { code: Some(200), last_change: Some(1), ..Check::default() };
     let server = RealServer {
         check: Some(check.clone()),
@@ -149,9 +164,8 @@ fn documents() -> Vec<(&'static str, Value)> {
         vrrp: vec![instance.clone()],
         ..Status::default()
     };
-    let server = RealServerStats { rates: rates(), ..RealServerStats::default() };
-    let service =
-        ServiceStats { rates: rates(), real_servers: vec![server], ..ServiceStats::default() };
+    let server = RealServerStats { rates, ..RealServerStats::default() };
+    let service = ServiceStats { rates, real_servers: vec![server], ..ServiceStats::default() };
     let stats = Stats {
         services: vec![service],
         drops: counts(),
@@ -174,6 +188,7 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("Explanation", json(&Explanation { steps: vec![String::new()], ..Default::default() })),
         ("Vrrp", json(&vrrp)),
         ("Steered", json(&Steered::default())),
+        ("History", json(&History { interval_s: 5, services: vec![series] })),
         ("Events", json(&Events { events: vec![Event::default()] })),
         ("Resigned", json(&Resigned::default())),
     ]

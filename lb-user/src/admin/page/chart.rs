@@ -14,7 +14,7 @@ pub(super) struct Chart<'a> {
     /// A unit: "b" for bits.
     pub(super) unit: &'static str,
     /// Oldest first.
-    pub(super) values: &'a [f64],
+    pub(super) values: &'a [f32],
     /// Seconds that the chart spans.
     pub(super) span: u64,
 }
@@ -22,8 +22,8 @@ pub(super) struct Chart<'a> {
 impl Chart<'_> {
     /// Writes it.
     pub(super) fn write(&self, html: &mut Html) {
-        let values: Vec<f64> =
-            self.values.iter().map(|v| if v.is_finite() { v.max(0.0) } else { 0.0 }).collect();
+        let known = |value: &f32| if value.is_finite() { f64::from(value.max(0.0)) } else { 0.0 };
+        let values: Vec<f64> = self.values.iter().map(known).collect();
         let peak = values.iter().copied().fold(0.0, f64::max);
         let last = values.last().copied().unwrap_or(0.0);
         let unit = format!("{}/s", self.unit);
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn odd_values_draw_nothing_odd() {
-        let values = [f64::NAN, f64::INFINITY, -5.0, 2.0];
+        let values = [f32::NAN, f32::INFINITY, -5.0, 2.0];
         let mut html = Html::default();
         Chart { title: "Connections", unit: "", values: &values, span: 300 }.write(&mut html);
         let html = html.finish();

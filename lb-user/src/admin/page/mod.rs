@@ -18,9 +18,8 @@ use std::time::{Duration, SystemTime};
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde::Deserialize;
 
-use crate::controller::document::{Events, Stats, Status};
+use crate::controller::document::{Events, History, Stats, Status};
 use html::Html;
 use numbers::{scaled, span, whole};
 use states::{State, state};
@@ -66,32 +65,6 @@ pub(super) struct Options {
     pub(super) up_only: bool,
     /// `?scope=`: services with this in their name only.
     pub(super) scope: String,
-}
-
-/// `GET /api/v1/history`, as far as it is drawn.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct History {
-    /// Seconds between samples.
-    pub(super) interval_s: u64,
-    /// By service.
-    pub(super) services: Vec<Series>,
-}
-
-/// Samples of a service, oldest first, per second.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Series {
-    /// The service.
-    pub(super) name: String,
-    /// New connections.
-    pub(super) connections: Vec<f64>,
-    /// Packets from clients.
-    pub(super) packets_in: Vec<f64>,
-    /// Bytes from clients.
-    pub(super) bytes_in: Vec<f64>,
-    /// Bytes to clients.
-    pub(super) bytes_out: Vec<f64>,
 }
 
 /// The page.
@@ -234,7 +207,7 @@ fn tiles(html: &mut Html, view: &View<'_>) {
 /// Connections and bits per second of all services by now.
 fn rate(view: &View<'_>) -> Option<(f64, f64)> {
     let history = view.history.as_ref().filter(|history| !history.services.is_empty())?;
-    let last = |values: &[f64]| values.last().copied().unwrap_or(0.0);
+    let last = |values: &[f32]| f64::from(values.last().copied().unwrap_or(0.0));
     Some(history.services.iter().fold((0.0, 0.0), |(connections, bits), series| {
         (connections + last(&series.connections), bits + 8.0 * last(&series.bytes_in))
     }))

@@ -78,7 +78,7 @@ fn charts(html: &mut Html, view: &View<'_>, service: &VirtualService) {
     let Some(series) = history.services.iter().find(|series| series.name == service.name) else {
         return;
     };
-    let bits = |bytes: &[f64]| bytes.iter().map(|bytes| bytes * 8.0).collect::<Vec<_>>();
+    let bits = |bytes: &[f32]| bytes.iter().map(|bytes| bytes * 8.0).collect::<Vec<_>>();
     let (bits_in, bits_out) = (bits(&series.bytes_in), bits(&series.bytes_out));
     html.raw("<div class=\"charts\">");
     for (title, unit, values) in [

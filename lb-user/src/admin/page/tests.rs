@@ -4,8 +4,8 @@
 
 use super::*;
 use crate::controller::document::{
-    Capacity, Check, Dataplane, Event, Quorum, RealServer, SorryServer, VirtualService,
-    VrrpInstance, VrrpTransition,
+    Capacity, Check, Dataplane, Event, Quorum, RealServer, ServiceHistory, SorryServer,
+    VirtualService, VrrpInstance, VrrpTransition,
 };
 
 /// One that is up and comes back slowly, one that is down, one that is drained.
@@ -98,11 +98,11 @@ fn status() -> Status {
 fn page(change: impl FnOnce(&mut View<'_>)) -> String {
     let (status, mut stats) = (status(), Stats::default());
     stats.drops = [("no_server".to_owned(), 7), ("denied".to_owned(), 0)].into();
-    let series = Series {
+    let series = ServiceHistory {
         name: "web&co".into(),
         connections: vec![0.0, 4.0, 2.0],
         bytes_in: vec![0.0, 125_000.0],
-        ..Series::default()
+        ..ServiceHistory::default()
     };
     let event = Event {
         kind: "real_server".into(),

@@ -6,6 +6,7 @@
 
 mod bans;
 mod connections;
+mod doctor;
 mod failover;
 mod stats;
 mod status;
@@ -14,6 +15,7 @@ mod vrrp;
 
 pub use bans::{banned, bans, lifted};
 pub use connections::connections;
+pub use doctor::doctor;
 pub use failover::failover;
 pub use stats::{fill_rates, stats};
 pub use status::status;
@@ -42,7 +44,7 @@ pub fn reload(done: &Reload) -> String {
 }
 
 /// `ip:port`, with brackets around an IPv6 address.
-fn endpoint(address: &str, port: u16) -> String {
+pub(in crate::cli) fn endpoint(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::cli::render::endpoint;
 use crate::cli::render::table::{Align, table};
-use crate::controller::document::{Counters, Stats};
+use crate::controller::document::{Counters, Rates, Stats};
+use crate::metrics;
 
 /// The whole text: in total, or per second.
 pub fn stats(stats: &Stats, rate: bool) -> String {
@@ -16,13 +17,14 @@ pub fn stats(stats: &Stats, rate: bool) -> String {
     } else {
         ["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"]
     };
-    let row = |name: String, counters: &Counters, rates: &BTreeMap<String, f64>| {
-        let numbers = values(counters).map(|(key, value)| {
-            if !rate {
-                return value.to_string();
-            }
-            rates.get(key).map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"))
-        });
+    let row = |name: String, counters: &Counters, rates: &Rates| {
+        let numbers =
+            values(counters).into_iter().zip(per_second(rates)).map(|(value, rate_of)| {
+                if !rate {
+                    return value.to_string();
+                }
+                rate_of.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"))
+            });
         std::iter::once(name).chain(numbers).collect::<Vec<String>>()
     };
     let mut rows = vec![
@@ -67,28 +69,29 @@ pub fn fill_rates(before: &Stats, after: &mut Stats, elapsed: Duration) {
     }
 }
 
-fn rates(before: &Counters, after: &Counters, elapsed: Duration) -> BTreeMap<String, f64> {
-    let pairs = values(before).zip(values(after));
-    pairs
-        .filter_map(|((key, old), (_, new))| {
-            #[expect(clippy::cast_precision_loss, reason = "a rate is for people")]
-            let grown = new.checked_sub(old)? as f64;
-            let seconds = elapsed.as_secs_f64();
-            (seconds > 0.0).then(|| (key.to_owned(), grown / seconds))
-        })
-        .collect()
+fn rates(before: &Counters, after: &Counters, elapsed: Duration) -> Rates {
+    let rate = |old: u64, new: u64| {
+        new.checked_sub(old).map(|grown| metrics::history::per_second(grown, elapsed))
+    };
+    Rates {
+        connections: rate(before.connections, after.connections),
+        packets_in: rate(before.packets_in, after.packets_in),
+        packets_out: rate(before.packets_out, after.packets_out),
+        bytes_in: rate(before.bytes_in, after.bytes_in),
+        bytes_out: rate(before.bytes_out, after.bytes_out),
+    }
 }
 
-/// The counters with their keys, in the order of the columns.
-fn values(counters: &Counters) -> impl Iterator<Item = (&'static str, u64)> {
-    [
-        ("connections", counters.connections),
-        ("packets_in", counters.packets_in),
-        ("packets_out", counters.packets_out),
-        ("bytes_in", counters.bytes_in),
-        ("bytes_out", counters.bytes_out),
-    ]
-    .into_iter()
+/// The counters in the order of the columns.
+fn values(counters: &Counters) -> [u64; 5] {
+    let Counters { connections, packets_in, packets_out, bytes_in, bytes_out } = *counters;
+    [connections, packets_in, packets_out, bytes_in, bytes_out]
+}
+
+/// The rates in the order of the columns.
+fn per_second(rates: &Rates) -> [Option<f64>; 5] {
+    let Rates { connections, packets_in, packets_out, bytes_in, bytes_out } = *rates;
+    [connections, packets_in, packets_out, bytes_in, bytes_out]
 }
 
 fn reasons(title: &str, counts: &BTreeMap<String, u64>) -> String {
@@ -144,8 +147,8 @@ Drops:
     fn rates_are_the_difference_of_two_readings() {
         let mut after = document(32, 50);
         fill_rates(&document(12, 100), &mut after, Duration::from_secs(2));
-        assert_eq!(after.services[0].rates.get("connections"), Some(&10.0));
-        assert_eq!(after.services[0].rates.get("packets_in"), None, "it was made anew");
+        assert_eq!(after.services[0].rates.connections, Some(10.0));
+        assert_eq!(after.services[0].rates.packets_in, None, "it was made anew");
         let expected = "\
 Service                 CPS InPPS OutPPS InBPS OutBPS
   -> RemoteAddress:Port

@@ -34,7 +34,7 @@ pub use connections::ConnTable;
 pub use decap::Decapsulator;
 pub use load::Options;
 pub use namespace::network_namespace;
-pub use pins::{Lock, is_on_bpffs, remove};
+pub use pins::{Lock, is_on_bpffs, remove, survey};
 pub use rerun::{Detours, Rerun, Verdict};
 pub use sandbox::{Flow, Known, Member, Outcome, Sandbox};
 pub(crate) use tables::add;

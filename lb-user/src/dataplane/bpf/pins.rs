@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -21,6 +22,25 @@ pub struct Lock {
 pub fn is_on_bpffs(path: &Path) -> bool {
     let nearest = path.ancestors().find(|parent| parent.exists());
     nearest.and_then(|p| statfs(p).ok()).is_some_and(|s| s.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// The version directories of a pin path, and whether a daemon uses it. Changes nothing.
+pub fn survey(pin_path: &Path) -> (Vec<String>, bool) {
+    let entries = fs::read_dir(pin_path).into_iter().flatten().flatten();
+    let versions = entries.map(|entry| entry.path()).filter(|path| is_version(path));
+    let names = versions.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect();
+    // Not by trying the lock: that would be in the way of a daemon that starts just then.
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let inode = fs::metadata(pin_path).map(|found| found.ino());
+    (names, inode.is_ok_and(|inode| is_locked(&locks, inode)))
+}
+
+/// Whether a line of /proc/locks (`1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`) is about
+/// this inode. Two file systems may have one number, but not two of bpf with a lock.
+fn is_locked(locks: &str, inode: u64) -> bool {
+    let flocks = locks.lines().filter(|line| line.contains(" FLOCK ") && line.contains(" WRITE "));
+    let mut inodes = flocks.filter_map(|line| line.split_whitespace().nth(5)?.rsplit_once(':'));
+    inodes.any(|(_, found)| found.parse() == Ok(inode))
 }
 
 /// Makes the pin path if need be and locks it.
@@ -134,6 +154,19 @@ mod tests {
         assert!(is_version(Path::new("/sys/fs/bpf/lb/v1")));
         for other in ["v", "v1x", "1", "tc", "vault"] {
             assert!(!is_version(&Path::new("/sys/fs/bpf/lb").join(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_lock_is_found_by_its_inode() {
+        let locks = "\
+1: POSIX  ADVISORY  WRITE 812 00:1a:77 0 EOF
+2: FLOCK  ADVISORY  WRITE 1017 00:23:4242 0 EOF
+3: FLOCK  ADVISORY  READ 1018 00:23:55 0 EOF
+";
+        assert!(is_locked(locks, 4242));
+        for inode in [77, 55, 42, 424_200] {
+            assert!(!is_locked(locks, inode), "{inode}");
         }
     }
 
