@@ -35,7 +35,7 @@ fn web() -> VirtualService {
         code: None,
         count: 0,
         detail: "<b>refused</b>".into(),
-        ..check.clone()
+        ..check
     };
     let slow = RealServer {
         slow_start_percent: Some(40),
