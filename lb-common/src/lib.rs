@@ -28,4 +28,5 @@ pub mod service;
 pub mod state;
 pub mod table;
 pub mod verdict;
+pub mod via;
 pub mod wire;

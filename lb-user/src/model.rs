@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck};
+pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck, Via, Way};
 pub use prefix::Prefix;
 pub use vrrp::{
     Email, Garp, InitialState, Notifications, Password, Script, SyncGroup, Track, Unicast, Vrrp,

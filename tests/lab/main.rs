@@ -20,4 +20,5 @@ mod schedulers;
 mod scheduling;
 mod stage;
 mod transfers;
+mod via;
 mod vrrp;

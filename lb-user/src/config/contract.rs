@@ -123,8 +123,11 @@ pub(super) static CHECK_TYPES: Words<CheckType> = Words {
     ],
     later: &["udp", "dns", "smtp", "exec", "grpc"],
 };
-pub(super) static VIA: Words<()> =
-    Words { what: "via", built: &[("direct", ())], later: &["service"] };
+pub(super) static VIA: Words<model::Via> = Words {
+    what: "via",
+    built: &[("direct", model::Via::Direct), ("service", model::Via::Service(None))],
+    later: &[],
+};
 pub(super) static START: Words<bool> =
     Words { what: "start", built: &[("up", true), ("down", false)], later: &[] };
 pub(super) static MODES: Words<model::AttachMode> = Words {

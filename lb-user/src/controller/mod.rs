@@ -8,6 +8,7 @@
 //!   should hold, `engine` makes them so, `routes` keeps next hops and paths current, with
 //!   `path_mtu` for what routers report, `report` makes documents, `snapshot` metrics;
 //! - `vrrp` tells the speaker what to be, and keeps what it says;
+//! - `via` sets up the ways of probes that go by their service;
 //! - `bans` keeps what is denied at run time, beside the file's list;
 //! - `explain` says what would become of a packet;
 //! - [`effective`](mod@effective) is the one place where configured weight, health and admin state meet;
@@ -34,6 +35,7 @@ pub mod signals;
 mod snapshot;
 pub mod systemd;
 mod task;
+mod via;
 mod vrrp;
 pub mod wanted;
 

@@ -16,6 +16,7 @@ use crate::controller::event::{AddressResult, Event, LoadResult};
 use crate::controller::request::{Refusal, RefusalKind, Request};
 use crate::controller::routes::{self, Routes};
 use crate::controller::task::{Controller, seed};
+use crate::controller::via::Via;
 use crate::controller::vrrp::Vrrp;
 use crate::controller::{Start, systemd};
 use crate::health::Runner;
@@ -43,6 +44,7 @@ impl Controller {
             runner: Runner::new(events.clone(), seed()),
             health: HashMap::new(),
             routes: Routes::default(),
+            via: Via::default(),
             has_routes: false,
             destinations: None,
             asks,

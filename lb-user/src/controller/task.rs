@@ -19,6 +19,7 @@ use crate::controller::event::{Event, Signal};
 use crate::controller::report::{self, Names, Source};
 use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request, Verb};
 use crate::controller::routes::{Ask, Routes};
+use crate::controller::via::Via;
 use crate::controller::vrrp::Vrrp;
 use crate::controller::wanted::{self, World};
 use crate::controller::{Start, systemd};
@@ -45,6 +46,7 @@ pub(super) struct Controller {
     pub(super) runner: Runner<Event>,
     pub(super) health: Health,
     pub(super) routes: Routes,
+    pub(super) via: Via,
     /// Nothing is planned before links and next hops were heard of once.
     pub(super) has_routes: bool,
     /// What the resolver was told to find.
@@ -141,6 +143,7 @@ impl Controller {
         self.has_routes = true;
         let hops = &self.routes.hops;
         self.resolving.retain(|ip, _| !hops.contains_key(ip));
+        self.follow_ways();
         if let (Some(plane), Some(engine)) =
             (self.start.director.dataplane.clone(), &mut self.engine)
             && self.stopping.is_none()

@@ -203,7 +203,7 @@ fn interfaces(plane: &Dataplane, routes: &Routes) -> BTreeMap<u32, Interface> {
 mod tests {
     use super::*;
     use crate::health::{HealthState, Observed};
-    use crate::model::{AttachMode, CheckKind, HealthCheck, OnFailure, Scheduler};
+    use crate::model::{AttachMode, CheckKind, HealthCheck, OnFailure, Scheduler, Via};
 
     fn plane() -> Dataplane {
         Dataplane {
@@ -263,6 +263,7 @@ mod tests {
             port: None,
             starts_up: false,
             flap: None,
+            via: Via::Direct,
         }
     }
 

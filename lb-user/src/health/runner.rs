@@ -7,7 +7,6 @@
 //! Must not know: weights, services, what a state means for traffic.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -17,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::health::fsm::{HealthEvent, HealthState, Machine};
 use crate::health::probe::{Kit, Prober};
 use crate::health::report::{Change, Observed, ProbeResult, Target};
-use crate::model::CheckKind;
+use crate::health::ways::Ways;
 
 /// A target that is to be probed from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +83,7 @@ impl<E: From<Change> + Send + 'static> Runner<E> {
         for Wanted { target, assume } in wanted {
             let target = Arc::new(target);
             if keep.insert(Arc::clone(&target)) && !self.probes.contains_key(&target) {
-                let state = self.known(target.address, &target.check.kind).or(assume);
+                let state = self.known(&target).or(assume);
                 added.push((target, state));
             }
         }
@@ -109,13 +108,21 @@ impl<E: From<Change> + Send + 'static> Runner<E> {
         self.probes.is_empty()
     }
 
+    /// The ways of probes that go by their service, to be kept current.
+    pub fn ways(&self) -> &Ways {
+        self.kit.ways()
+    }
+
     /// What is known of a target that is being probed.
     pub fn observed(&self, target: &Target) -> Option<Observed> {
         self.probes.get(target).map(|probe| probe.observed.clone())
     }
 
-    fn known(&self, address: SocketAddr, kind: &CheckKind) -> Option<HealthState> {
-        let same = |target: &Target| target.address == address && target.check.kind == *kind;
+    fn known(&self, wanted: &Target) -> Option<HealthState> {
+        let asked = |target: &Target| (target.address, target.check.via);
+        let same = |target: &Target| {
+            asked(target) == asked(wanted) && target.check.kind == wanted.check.kind
+        };
         let (_, probe) = self.probes.iter().find(|(target, _)| same(target))?;
         Some(probe.observed.state())
     }
@@ -177,7 +184,7 @@ fn log(target: &Target, result: &ProbeResult, event: Option<HealthEvent>) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener};
     use std::time::Duration;
 
     use super::*;

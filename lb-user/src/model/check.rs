@@ -5,6 +5,7 @@
 //! Must not know: sockets, thresholds' meaning, YAML.
 
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,40 @@ pub struct HealthCheck {
     pub starts_up: bool,
     /// When changes of state are damped; `None` is never.
     pub flap: Option<Flap>,
+    /// How probes get to the server.
+    pub via: Via,
+}
+
+/// How a probe gets to its server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// To its own address.
+    #[default]
+    Direct,
+    /// As a client's packets do: to the service's virtual address, by its forwarding method.
+    /// `None` in a check that no server uses yet.
+    Service(Option<Way>),
+}
+
+impl Via {
+    /// The way by a service.
+    pub fn way(&self) -> Option<Way> {
+        match self {
+            Self::Direct => None,
+            Self::Service(way) => *way,
+        }
+    }
+}
+
+/// The way of a probe by a service that forwards by dr or tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Way {
+    /// The virtual address.
+    pub vip: IpAddr,
+    /// The real server's own address, of the same family.
+    pub server: IpAddr,
+    /// Through a tunnel (IP in IP); otherwise by its MAC address.
+    pub tunnel: bool,
 }
 
 /// Kinds of health check.

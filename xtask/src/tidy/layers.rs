@@ -28,7 +28,7 @@ const TABLES: [Table; 2] = [
             &["sched", "metrics", "vrrp::priority", "vrrp::timing"],
             &["config"],
             &["exec", "trusted"],
-            &["plan", "health::fsm", "health::report", "vrrp"],
+            &["plan", "health::fsm", "health::report", "health::ways", "vrrp"],
             &[
                 "dataplane",
                 "failover",
@@ -55,7 +55,7 @@ const TABLES: [Table; 2] = [
             &["key"],
             &["wire"],
             &["access", "conn", "decap", "encap", "fragment", "rewrite", "service", "expire"],
-            &["detour", "icmp", "sched", "table"],
+            &["detour", "icmp", "sched", "table", "via"],
         ],
         peers: &[],
     },

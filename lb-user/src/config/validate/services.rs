@@ -250,12 +250,14 @@ impl Context<'_> {
     ) -> Option<model::RealServer> {
         let defaults = &self.file.default_server;
         let service_defaults = &self.file.default_service;
-        let health_check = self.checks.resolve(&[
+        let uses = [
             &raw.health_check,
             &service.health_check,
             &defaults.health_check,
             &service_defaults.health_check,
-        ]);
+        ];
+        let health_check = self.checks.resolve(&uses);
+        let used = uses.iter().find_map(|used| used.place()).unwrap_or(&raw.place);
         if raw.address.is_absent() {
             self.problems.error(&raw.place.key("address"), "a real server needs an `address`");
         }
@@ -276,6 +278,7 @@ impl Context<'_> {
             );
             self.problems.error(&at.place, message);
         }
+        let health_check = self.by_service((service, raw), (health_check?, used), terms);
         Some(model::RealServer {
             address: raw.address.at()?.value,
             port: if port.is_absent() { terms.port? } else { port.at()?.value },
@@ -283,6 +286,40 @@ impl Context<'_> {
             disabled: raw.disabled.or(&defaults.disabled).value_or(false),
             health_check: health_check?,
         })
+    }
+
+    /// Completes a check that goes by way of its service: `via: service`. `None` is a fault.
+    fn by_service(
+        &self,
+        (service, server): (&VirtualService, &RealServer),
+        (check, used): (Option<model::HealthCheck>, &Place),
+        terms: &Terms,
+    ) -> Option<Option<model::HealthCheck>> {
+        let Some(check) = check else { return Some(None) };
+        if check.via == model::Via::Direct {
+            return Some(Some(check));
+        }
+        let address = server.address.at()?;
+        let tunnel = match terms.forwarding? {
+            ForwardingMethod::Dr => false,
+            ForwardingMethod::Tunnel => true,
+            ForwardingMethod::Nat => {
+                let message = "this check is `via: service`, which is for dr and tunnel: with nat \
+                               the real server never sees the virtual address; use one with \
+                               `via: direct`";
+                self.problems.error(used, message);
+                return None;
+            }
+        };
+        let mut listens = service.listen.at()?.value.iter().map(|at| at.value.address);
+        let Some(vip) = listens.find(|vip| vip.is_ipv4() == address.value.is_ipv4()) else {
+            let message = "its check is `via: service`, which needs a `listen` address of the real \
+                           server's family; add one, or use a check with `via: direct`";
+            self.problems.error(&server.place, message);
+            return None;
+        };
+        let way = model::Way { vip, server: address.value, tunnel };
+        Some(Some(model::HealthCheck { via: model::Via::Service(Some(way)), ..check }))
     }
 
     fn judge_address(&self, At { value, place }: &At<IpAddr>, terms: &Terms) {

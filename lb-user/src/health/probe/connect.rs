@@ -3,20 +3,36 @@
 //! Must not know: what is said over the connection, deadlines.
 
 use std::io;
-use std::net::SocketAddr;
 
 use tokio::net::TcpStream;
 
+use crate::health::probe::line::Line;
 use crate::health::probe::outcome;
 use crate::health::report::{CheckStatus, ProbeResult};
 
-/// Connects to `address`. The connection is bound to nothing: the kernel chooses the source.
-pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, ProbeResult> {
-    TcpStream::connect(address).await.map_err(|error| {
+/// Connects over `line`. The connection is bound to no address: the kernel chooses the source.
+pub(super) async fn connect(line: &Line) -> Result<TcpStream, ProbeResult> {
+    let mut tries = MAX_TRIES;
+    loop {
+        tries -= 1;
+        let error = match line.tcp_socket() {
+            Ok(socket) => match socket.connect(line.address).await {
+                Ok(stream) => return Ok(stream),
+                // The line chose a port with which this server was asked a moment ago.
+                Err(error) if tries > 0 && error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+                    continue;
+                }
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
         let (status, detail) = classify(&error);
-        outcome(status, detail)
-    })
+        return Err(outcome(status, detail));
+    }
 }
+
+/// Ports that are tried.
+const MAX_TRIES: usize = 8;
 
 /// Tells a fault of the server or the way to it from a lack on this host.
 pub(super) fn classify(error: &io::Error) -> (CheckStatus, String) {

@@ -9,6 +9,7 @@
 mod connect;
 mod http;
 mod insecure;
+mod line;
 mod ping;
 mod tcp;
 mod tls;
@@ -19,9 +20,11 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 
 use crate::health::probe::http::HttpProbe;
+use crate::health::probe::line::Line;
 use crate::health::probe::ping::Pinger;
 use crate::health::probe::tls::Trust;
 use crate::health::report::{CheckStatus, ProbeResult, Target};
+use crate::health::ways::Ways;
 use crate::model::CheckKind;
 
 /// What all probes of a process share.
@@ -30,6 +33,7 @@ pub struct Kit {
     pinger: Pinger,
     trust: Trust,
     connections: Semaphore,
+    ways: Ways,
 }
 
 impl Kit {
@@ -39,7 +43,13 @@ impl Kit {
             pinger: Pinger::new(seed),
             trust: Trust::new(),
             connections: Semaphore::new(MAX_CONNECTIONS),
+            ways: Ways::default(),
         }
+    }
+
+    /// The ways of probes that go by their service.
+    pub fn ways(&self) -> &Ways {
+        &self.ways
     }
 
     /// Reads the system's trusted certificates anew before they are next used.
@@ -61,7 +71,7 @@ impl Prober {
     /// A prober; nothing is sent yet.
     pub fn new(target: Arc<Target>, kit: Arc<Kit>) -> Self {
         let http = match &target.check.kind {
-            CheckKind::Http(check) => Some(HttpProbe::new(target.address, check)),
+            CheckKind::Http(check) => Some(HttpProbe::new(Line::named(&target), check)),
             CheckKind::Ping | CheckKind::Tcp => None,
         };
         Self { target, kit, http }
@@ -77,9 +87,13 @@ impl Prober {
         let Ok(_permit) = self.kit.connections.acquire().await else {
             return outcome(CheckStatus::SocketError, "the daemon is stopping");
         };
+        let line = match Line::of(&self.target, &self.kit.ways) {
+            Ok(line) => line,
+            Err(result) => return result,
+        };
         match &self.http {
-            Some(http) => http.probe(timeout, &self.kit.trust).await,
-            None => tcp::tcp(address, timeout).await,
+            Some(http) => http.probe(&line, timeout, &self.kit.trust).await,
+            None => tcp::tcp(&line, timeout).await,
         }
     }
 }
