@@ -35,4 +35,5 @@ mod sweeping;
 mod tunnels;
 mod unusual;
 mod verified;
+mod via;
 mod vrrp;
