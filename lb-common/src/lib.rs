@@ -11,6 +11,7 @@
 
 pub mod abi;
 pub mod access;
+pub mod bare;
 pub mod conn;
 pub mod csum;
 pub mod decap;

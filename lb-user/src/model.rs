@@ -143,6 +143,8 @@ pub struct VirtualService {
     pub tunnel: Tunnel,
     /// What becomes of a real server's connections when its check fails.
     pub on_failure: OnFailure,
+    /// Both ends of a removed real server's TCP connections get an RST; nat only.
+    pub reset_on_removal: bool,
     /// Real servers in file order.
     pub real_servers: Vec<RealServer>,
 }

@@ -44,6 +44,8 @@ pub struct Service {
     pub health_check: String,
     /// `on_failure`; absent when empty.
     pub on_failure: String,
+    /// `reset_on_removal`; absent when false.
+    pub reset_on_removal: bool,
     /// `real_servers`.
     pub real_servers: Vec<RealServer>,
 }
@@ -98,6 +100,7 @@ impl Service {
             forwarding: forwarding.into(),
             health_check: String::new(),
             on_failure: String::new(),
+            reset_on_removal: false,
             real_servers,
         }
     }
@@ -208,6 +211,9 @@ impl Service {
         }
         if !self.on_failure.is_empty() {
             let _ = writeln!(text, "    on_failure: {}", self.on_failure);
+        }
+        if self.reset_on_removal {
+            text.push_str("    reset_on_removal: true\n");
         }
         text.push_str("    real_servers:\n");
         for server in &self.real_servers {

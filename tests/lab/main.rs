@@ -16,6 +16,7 @@ mod passing;
 mod path_mtu;
 mod probes;
 mod real_servers;
+mod resets;
 mod schedulers;
 mod scheduling;
 mod stage;

@@ -95,7 +95,8 @@ fn equal(got: &[u8], wanted: &[u8], what: &str) -> Result<()> {
 }
 
 #[test]
-fn a_marked_packet_goes_to_the_virtual_address_and_its_answer_comes_from_the_server() -> Result<()> {
+fn a_marked_packet_goes_to_the_virtual_address_and_its_answer_comes_from_the_server() -> Result<()>
+{
     let mut hooks = Hooks::new()?;
     for v6 in [false, true] {
         hooks.via.set(3, Some(&way(v6, false)))?;
@@ -111,7 +112,8 @@ fn a_marked_packet_goes_to_the_virtual_address_and_its_answer_comes_from_the_ser
             equal(&hooks.come(&sent.bytes())?, &seen.bytes(), &what)?;
             // Another port, or another protocol, is somebody else's.
             equal(&hooks.come(&untold.bytes())?, &untold.bytes(), "another port")?;
-            let other = Frame { source: ip(if v6 { "2001:db8::51" } else { "203.0.113.51" }), ..sent };
+            let other =
+                Frame { source: ip(if v6 { "2001:db8::51" } else { "203.0.113.51" }), ..sent };
             equal(&hooks.come(&other.bytes())?, &other.bytes(), "another address")?;
         }
     }
@@ -167,7 +169,8 @@ fn what_is_not_marked_is_not_touched_and_what_cannot_go_its_way_is_dropped() -> 
             }
             let elsewhere = Frame { destination: hosts(v6)[0], ..frame.clone() };
             let icmp = Frame { l4: L4::Raw(1), ..frame.clone() };
-            let mut odd = vec![(elsewhere, 5), (icmp, 5), (frame.clone(), 4), (frame.clone(), 0xffff)];
+            let mut odd =
+                vec![(elsewhere, 5), (icmp, 5), (frame.clone(), 4), (frame.clone(), 0xffff)];
             if !v6 {
                 odd.push((Frame { fragment: 0x2000, ..frame.clone() }, 5));
                 odd.push((Frame { fragment: 0x0001, ..frame.clone() }, 5));

@@ -242,7 +242,7 @@ static VIRTUAL_SERVICE: &[Key] = &[
     later("persistence", Map(PERSISTENCE)),
     built("health_check", Map(HEALTH_CHECK)),
     built("on_failure", Value),
-    later("reset_on_removal", Value),
+    built("reset_on_removal", Value),
     built("hash", Map(&[built("port", Value), built("fallback", Value)])),
     later("timeouts", Map(&[later("tcp", Value)])),
     later("slow_start", Value),

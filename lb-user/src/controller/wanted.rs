@@ -89,6 +89,7 @@ fn service(service: &VirtualService, world: &World<'_>) -> WantedService {
             ForwardingMethod::Tunnel => METHOD_TUNNEL,
         },
         mss_clamp: service.tunnel.mss_clamp,
+        reset: service.reset_on_removal,
         flags: hash_flags(service),
         timeouts: 0,
         servers: service.real_servers.iter().map(|rs| server(service, rs, world)).collect(),
@@ -237,6 +238,7 @@ mod tests {
                 forwarding: ForwardingMethod::Nat,
                 tunnel: crate::model::Tunnel::default(),
                 on_failure,
+                reset_on_removal: false,
                 real_servers: vec![RealServer {
                     address: ip("10.0.0.1"),
                     port: 8080,

@@ -55,7 +55,7 @@ const TABLES: [Table; 2] = [
             &["key"],
             &["wire"],
             &["access", "conn", "decap", "encap", "fragment", "rewrite", "service", "expire"],
-            &["detour", "icmp", "sched", "table", "via"],
+            &["bare", "detour", "icmp", "sched", "table", "via"],
         ],
         peers: &[],
     },

@@ -220,6 +220,7 @@ fn every_built_key_reaches_the_director() {
         forwarding: ForwardingMethod::Nat,
         tunnel: Tunnel { mss_clamp: false, ..Tunnel::default() },
         on_failure: OnFailure::Quiesce,
+        reset_on_removal: true,
         real_servers: real_servers_of_everything(),
     };
     let dns = tunnels(&web);
@@ -275,6 +276,7 @@ fn tunnels(web: &VirtualService) -> VirtualService {
         real_servers: ["10.1.0.5", "2001:db8:1::6"].map(server).to_vec(),
         tunnel: web.tunnel,
         on_failure: web.on_failure,
+        reset_on_removal: false,
     }
 }
 

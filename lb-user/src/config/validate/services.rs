@@ -139,6 +139,7 @@ impl Context<'_> {
             forwarding: forwarding?,
             tunnel: self.tunnel(raw, forwarding)?,
             on_failure: raw.on_failure.or(&defaults.on_failure).value_or(model::OnFailure::Remove),
+            reset_on_removal: self.reset_on_removal(raw, forwarding)?,
             real_servers: real_servers?,
         })
     }
@@ -155,6 +156,28 @@ impl Context<'_> {
             );
             self.problems.warning(&raw.place.key("real_servers"), message);
         }
+    }
+
+    /// Only nat sees both ends of a connection.
+    fn reset_on_removal(
+        &self,
+        raw: &VirtualService,
+        forwarding: Option<ForwardingMethod>,
+    ) -> Option<bool> {
+        let nat = forwarding == Some(ForwardingMethod::Nat);
+        if raw.reset_on_removal.is_absent() {
+            // A default is for those services that can keep to it.
+            let usual = &self.file.default_service.reset_on_removal;
+            return Some(nat && usual.value_or(false));
+        }
+        let At { value, place } = raw.reset_on_removal.at()?;
+        if *value && !nat {
+            let message = "`reset_on_removal` is for nat: with dr and tunnel the real server answers \
+                           the client itself, so what it expects next is not known here";
+            self.problems.error(place, message);
+            return None;
+        }
+        Some(*value)
     }
 
     /// How tunnels are made: each key of the service's own, else of the defaults.

@@ -9,7 +9,8 @@ use lb_common::conn::{ConnKey, ConnKey4, ConnKey6};
 use lb_common::hash;
 use lb_common::pod::{mapped, unmapped};
 use lb_common::service::{
-    GENERATION_MASK, METHOD_NAT, METHOD_TUNNEL, RS_EXPIRED, RS_MSS_CLAMP, RS_VALID, Region,
+    GENERATION_MASK, METHOD_NAT, METHOD_TUNNEL, RS_EXPIRED, RS_MSS_CLAMP, RS_RESET, RS_VALID,
+    Region,
 };
 
 use super::*;
@@ -183,6 +184,7 @@ pub(super) fn fulfils(now: &Installed, wanted: &Wanted) -> Result<(), String> {
                     && element.timeouts == service.timeouts
                     && (element.flags & RS_EXPIRED != 0) == server.expire
                     && element.weight == server.weight
+                    && (element.flags & RS_RESET != 0) == service.reset
                     && element.next_hop == server.next_hop.unwrap_or(Link::zeroed())
                     && is_path(element, service, server)
             };
