@@ -26,6 +26,7 @@ mod lifetimes;
 mod model;
 mod passing;
 mod path_mtu;
+mod resets;
 mod rig;
 mod routes;
 mod sandbox;

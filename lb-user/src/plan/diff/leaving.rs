@@ -86,6 +86,15 @@ impl Draft<'_> {
             if !leaving.contains(index) {
                 continue;
             }
+            // One that is expired by this plan is written once, with its hop.
+            let expired = self.phases.expired.iter_mut().find_map(|op| match op {
+                MapOp::SetRealServer { index: of, value } if of == index => Some(value),
+                _ => None,
+            });
+            if let Some(value) = expired {
+                *value = with_hop(*value, *hop, path);
+                continue;
+            }
             let value = with_hop(*old, *hop, path);
             if *old != value {
                 self.phases.real_servers.push(MapOp::SetRealServer { index: *index, value });
