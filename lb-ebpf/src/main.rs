@@ -237,7 +237,7 @@ fn admit_new<K: Stage>(ctx: &XdpContext) -> u32 {
     let Some(config) = maps::CONFIG.get(0) else {
         return xdp_action::XDP_PASS;
     };
-    if stale != 0 && reset::is_wanted(packet, stale) {
+    if reset::is_wanted(packet, stale) != 0 {
         return stage::reset::<K>(ctx);
     }
     let now = now();
