@@ -61,7 +61,7 @@ fn segment(
     addresses: u64,
 ) -> [u32; 5] {
     let ports = (u32::from(source) << 16 | u32::from(destination)).to_be();
-    let control = u32::from_ne_bytes([(SEGMENT / 4 << 4) as u8, flags, 0, 0]);
+    let control = u32::from_ne_bytes([(SEGMENT as u8 / 4) << 4, flags, 0, 0]);
     let pseudo = u32::from(TCP) << 16 | u32::from(SEGMENT);
     let sum = addresses + u64::from(pseudo.to_be());
     let sum = sum + u64::from(ports) + u64::from(sequence);

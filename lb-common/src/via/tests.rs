@@ -1,4 +1,6 @@
 //! Frames by hand, read and decided on: what a packet is, where its parts lie, whose answer it is.
+//!
+//! Must not know: how a packet is changed.
 
 use super::*;
 use crate::wire::Buf;

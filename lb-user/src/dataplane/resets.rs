@@ -108,7 +108,7 @@ fn provoking<K: Bare>(
     };
     // A number that happens to be acceptable is not the next time: the windows are smaller than
     // half of all numbers.
-    let sequence = if passed % 2 == 0 { 0 } else { 0x8000_0000u32.to_be() };
+    let sequence = if passed.is_multiple_of(2) { 0 } else { 0x8000_0000u32.to_be() };
     let headers = entry.key.reversed().bare(sequence, 0, flags::ACK);
     let mut frame = head::<K>(link);
     frame.extend_from_slice(pod::bytes_of(&headers));
@@ -133,7 +133,7 @@ fn head<K: Bare>(link: &Link) -> Vec<u8> {
 mod tests {
     use super::*;
     use lb_common::conn::State;
-    use lb_common::key::{ConnKey as _, ConnKey4, Endpoint4};
+    use lb_common::key::{ConnKey4, Endpoint4};
 
     fn server(flags: u32, generation: u16) -> RealServer {
         let next_hop = Link { peer_mac: [2, 0, 0, 0, 0, 9], ifindex: 4, ..Link::zeroed() };

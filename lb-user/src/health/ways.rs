@@ -51,7 +51,7 @@ impl Marked {
     pub fn next_port(&self) -> u16 {
         let last = &self.ways.0.last_port;
         let next = |port: u16| {
-            Some(if FIRST_PORT <= port && port < LAST_PORT { port + 1 } else { FIRST_PORT })
+            Some(if (FIRST_PORT..LAST_PORT).contains(&port) { port + 1 } else { FIRST_PORT })
         };
         let before = last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         let (Ok(before) | Err(before)) = before;

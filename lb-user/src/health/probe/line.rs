@@ -63,12 +63,14 @@ impl Line {
         let Some(way) = &self.way else { return Ok(()) };
         let socket = socket.into();
         socket.set_mark(way.mark)?;
-        if way.tunnel && socket.r#type()? == Type::STREAM {
-            // What the server is sent fits, whatever else the way has before it.
-            socket.set_tcp_mss(TUNNEL_MSS)?;
+        if socket.r#type()? == Type::STREAM {
+            // Ends of earlier connections to other servers hold ports as well.
+            socket.set_reuse_address(true)?;
+            if way.tunnel {
+                // What the server is sent fits, whatever else the way has before it.
+                socket.set_tcp_mss(TUNNEL_MSS)?;
+            }
         }
-        // Ends of earlier connections to other servers hold ports as well.
-        socket.set_reuse_address(true)?;
         let any = match self.address {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

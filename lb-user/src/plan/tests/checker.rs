@@ -184,7 +184,6 @@ pub(super) fn fulfils(now: &Installed, wanted: &Wanted) -> Result<(), String> {
                     && element.timeouts == service.timeouts
                     && (element.flags & RS_EXPIRED != 0) == server.expire
                     && element.weight == server.weight
-                    && (element.flags & RS_RESET != 0) == service.reset
                     && element.next_hop == server.next_hop.unwrap_or(Link::zeroed())
                     && is_path(element, service, server)
             };
@@ -236,4 +235,5 @@ fn is_path(element: &RealServer, service: &WantedService, server: &WantedServer)
     element.mtu == mtu as u16
         && element.tunnel_source == source
         && (element.flags & RS_MSS_CLAMP != 0) == (tunnel && service.mss_clamp)
+        && (element.flags & RS_RESET != 0) == (service.method == METHOD_NAT && service.reset)
 }
