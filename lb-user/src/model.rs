@@ -6,7 +6,9 @@
 //!
 //! Must not know: serde, YAML, files, BPF, tokio.
 
+mod admin;
 mod check;
+mod life;
 mod prefix;
 mod vrrp;
 
@@ -16,7 +18,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use admin::{Admin, AdminHttp, Certificate, Role, ServerTls, TlsVersion, User};
 pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck, Via, Way};
+pub use life::{AdminState, Quorum, ServiceNotify, SorryServer};
 pub use prefix::Prefix;
 pub use vrrp::{
     Email, Garp, InitialState, Notifications, Password, Script, SyncGroup, Track, Unicast, Vrrp,
@@ -147,6 +151,25 @@ pub struct VirtualService {
     pub reset_on_removal: bool,
     /// Real servers in file order.
     pub real_servers: Vec<RealServer>,
+    /// What a real server has that is added at run time.
+    pub added_server: AddedServer,
+    /// When it is up.
+    pub quorum: Quorum,
+    /// Who is told of transitions.
+    pub notify: ServiceNotify,
+    /// Where new connections go while the quorum is missing.
+    pub sorry_server: Option<SorryServer>,
+    /// How long a server that came back takes to get its whole share; zero is at once.
+    pub slow_start: Duration,
+}
+
+/// What the file says of every real server of a service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AddedServer {
+    /// Its weight.
+    pub weight: u32,
+    /// How it is probed.
+    pub health_checks: Vec<HealthCheck>,
 }
 
 /// One virtual address, port and protocol.
@@ -226,6 +249,36 @@ pub enum ForwardingMethod {
     Tunnel,
 }
 
+impl ForwardingMethod {
+    /// Whether a real server of this port can serve a service by this method.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn fits_port(self, service: u16, server: u16) -> Result<(), String> {
+        let name = match self {
+            Self::Dr => "dr",
+            Self::Tunnel => "tunnel",
+            Self::Nat => return Ok(()),
+        };
+        if server == service {
+            return Ok(());
+        }
+        Err(format!("{name} keeps the packet's port: it must be the service's {service}"))
+    }
+
+    /// Whether a real server of this address can serve a service of a family by this method.
+    ///
+    /// # Errors
+    /// In words.
+    pub fn fits_family(self, service_is_ipv4: bool, server: IpAddr) -> Result<(), String> {
+        if self == Self::Tunnel || service_is_ipv4 == server.is_ipv4() {
+            return Ok(());
+        }
+        let (server, service) = if server.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
+        Err(format!("an {server} server can serve an {service} service by tunnel only"))
+    }
+}
+
 /// The `tunnel` key of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tunnel {
@@ -266,23 +319,11 @@ pub struct RealServer {
     pub port: u16,
     /// Configured weight; 0 quiesces: existing connections stay, new ones go elsewhere.
     pub weight: u32,
-    /// Taken out by the operator; like weight 0.
-    pub disabled: bool,
-    /// How it is probed; `None` means it is always taken to be up ("unchecked").
-    pub health_check: Option<HealthCheck>,
-}
-
-/// The `admin` section.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admin {
-    /// Path of the Unix socket that the command line speaks to.
-    pub socket: PathBuf,
-}
-
-impl Default for Admin {
-    fn default() -> Self {
-        Self { socket: PathBuf::from("/run/lb/admin.sock") }
-    }
+    /// What the operator wants of it.
+    pub admin: AdminState,
+    /// How it is probed: it is up while all of these are. None means that it is always taken to be
+    /// up ("unchecked").
+    pub health_checks: Vec<HealthCheck>,
 }
 
 /// The `log` section.

@@ -23,8 +23,12 @@ pub struct Config {
     pub addresses: Vec<String>,
     /// `virtual_services`.
     pub services: Vec<Service>,
+    /// More lines for the `admin` section, without indentation.
+    pub admin: Vec<String>,
     /// `vrrp` and `notifications`; absent without instances.
     pub vrrp: Setup,
+    /// More lines for the top level.
+    pub more: Vec<String>,
 }
 
 /// One entry of `virtual_services`.
@@ -44,8 +48,8 @@ pub struct Service {
     pub health_check: String,
     /// `on_failure`; absent when empty.
     pub on_failure: String,
-    /// `reset_on_removal`; absent when false.
-    pub reset_on_removal: bool,
+    /// More keys, a line each, without indentation.
+    pub more: Vec<String>,
     /// `real_servers`.
     pub real_servers: Vec<RealServer>,
 }
@@ -100,7 +104,7 @@ impl Service {
             forwarding: forwarding.into(),
             health_check: String::new(),
             on_failure: String::new(),
-            reset_on_removal: false,
+            more: Vec::new(),
             real_servers,
         }
     }
@@ -116,6 +120,13 @@ impl Service {
     #[must_use]
     pub fn check(mut self, check: &str) -> Self {
         self.health_check = format!("{{{check}}}");
+        self
+    }
+
+    /// The same with one more key, as written.
+    #[must_use]
+    pub fn with(mut self, line: &str) -> Self {
+        self.more.push(line.into());
         self
     }
 
@@ -190,7 +201,13 @@ impl Config {
             self.services.iter().for_each(|service| service.write(&mut text));
         }
         text.push_str(&self.vrrp.yaml());
+        for line in &self.more {
+            let _ = writeln!(text, "{line}");
+        }
         let _ = writeln!(text, "admin:\n  socket: {}", socket.display());
+        for line in &self.admin {
+            let _ = writeln!(text, "  {line}");
+        }
         text
     }
 }
@@ -212,8 +229,8 @@ impl Service {
         if !self.on_failure.is_empty() {
             let _ = writeln!(text, "    on_failure: {}", self.on_failure);
         }
-        if self.reset_on_removal {
-            text.push_str("    reset_on_removal: true\n");
+        for line in &self.more {
+            let _ = writeln!(text, "    {line}");
         }
         text.push_str("    real_servers:\n");
         for server in &self.real_servers {

@@ -48,6 +48,8 @@ pub struct Paths {
     pub socket: PathBuf,
     /// `dataplane.pin_path`.
     pub pins: PathBuf,
+    /// The state file.
+    pub state: PathBuf,
     /// The authorities that `lb` trusts, if a scenario writes them (`SSL_CERT_FILE`).
     pub trusted: PathBuf,
 }
@@ -60,6 +62,7 @@ impl Paths {
             config: dir.join("lb.yaml"),
             socket: dir.join("admin.sock"),
             pins: host.dir().bpffs().join("lb"),
+            state: dir.join("state.json"),
             trusted: dir.join("trusted.pem"),
         }
     }
@@ -81,9 +84,18 @@ pub fn write(host: &dyn Director, config: &Config) -> Result<String> {
 /// # Errors
 /// When the binary is missing or cannot be started. A bad exit code is for the caller.
 pub fn lb(host: &dyn Director, args: &[&str]) -> Result<Output> {
+    let mut command = command(host, args)?;
+    command.output().with_context(|| format!("start lb {}", args.join(" ")))
+}
+
+/// `lb ARGS` in the director, with the lab's socket in the environment.
+///
+/// # Errors
+/// When the binary is missing.
+pub fn command(host: &dyn Director, args: &[&str]) -> Result<Command> {
     let mut command = host.ns().command(programs::lb()?);
     command.env("LB_SOCKET", Paths::of(host).socket).args(args);
-    command.output().with_context(|| format!("start lb {}", args.join(" ")))
+    Ok(command)
 }
 
 /// Writes `config` under another name, with other paths: for a second daemon, or a refused one.
@@ -129,7 +141,8 @@ pub fn refused(host: &dyn Director, command: &mut Command) -> Result<(ExitStatus
 pub fn run_command(host: &dyn Director, config: &Path) -> Result<Command> {
     let mut command = host.ns().command(programs::lb()?);
     command.env("SSL_CERT_FILE", Paths::of(host).trusted);
-    command.arg("run").arg("--config").arg(config).process_group(0);
+    command.arg("run").arg("--config").arg(config);
+    command.arg("--state").arg(Paths::of(host).state).process_group(0);
     Ok(command)
 }
 
@@ -187,6 +200,26 @@ impl<'a> Daemon<'a> {
     /// As [`Self::status`].
     pub fn stats(&self) -> Result<Value> {
         self.json(&["stats"])
+    }
+
+    /// What the admin API answers to GET `/api/v1/NAME` on its socket.
+    ///
+    /// # Errors
+    /// When curl fails, or prints no JSON.
+    pub fn api(&self, name: &str) -> Result<Value> {
+        let mut command = self.host.ns().command("curl");
+        command.args(["--silent", "--fail", "--max-time", "10", "--unix-socket"]);
+        command.arg(Paths::of(self.host).socket).arg(format!("http://lb/api/v1/{name}"));
+        serde_json::from_str(&run(&mut command)?).context("read the answer")
+    }
+
+    /// What has happened so far, oldest first.
+    ///
+    /// # Errors
+    /// As [`Self::api`].
+    pub fn events(&self) -> Result<Vec<Value>> {
+        let document = self.api("events")?;
+        Ok(document["events"].as_array().context("no events")?.clone())
     }
 
     /// `lb connections --json`.

@@ -9,6 +9,7 @@
 
 pub mod answers;
 pub mod bpf;
+pub mod browser;
 pub mod config;
 pub mod counters;
 pub mod daemon;
@@ -29,6 +30,7 @@ pub mod stub;
 pub mod topology;
 pub mod vrrp;
 pub mod wait;
+pub mod web;
 
 use anyhow::Result;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

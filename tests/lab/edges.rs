@@ -141,6 +141,7 @@ fn a_user_without_rights_is_refused() {
         let mut command = lab.director.command("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]);
         command.arg(binary).arg("run").arg("--config").arg(Paths::of(lab).config);
+        command.arg("--state").arg(Paths::of(lab).state);
         refused(lab, &mut command, &["root", "CAP_", "permission", "privilege"])
     });
 }

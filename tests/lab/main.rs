@@ -3,14 +3,17 @@
 //! They need root. `LB_BIN` names the binary under test. Labs are built one at a time, so the
 //! order and the number of test threads do not matter. A scenario's name says what holds.
 
+mod admin_http;
 mod bans;
 mod counts;
+mod dashboard;
 mod edges;
 mod explain;
 mod fragments;
 mod health;
 mod itself;
 mod life;
+mod life_cycle;
 mod metrics;
 mod passing;
 mod path_mtu;
@@ -20,6 +23,7 @@ mod resets;
 mod schedulers;
 mod scheduling;
 mod stage;
+mod steering;
 mod transfers;
 mod via;
 mod vrrp;

@@ -37,7 +37,9 @@ impl<'a> Stage<'a> {
         let check =
             format!("type: http, port: {CHECK}, interval: 200ms, timeout: 200ms, rise: 1, fall: 1");
         let mut service = web(lab, Method::Nat, family).check(&check);
-        service.reset_on_removal = reset_on_removal;
+        if reset_on_removal {
+            service.more.push("reset_on_removal: true".into());
+        }
         let mut config = file(lab, Method::Nat, family, service);
         // A table that a build without optimisation, too, passes over in no time.
         config.dataplane.push("connections: 4096".into());

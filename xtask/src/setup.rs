@@ -67,6 +67,8 @@ pub(crate) const LAB: Group = Group {
         Program { name: "ping", package: "iputils-ping", why: "reachability" },
         Program { name: "tcpdump", package: "tcpdump", why: "looks at frames on the wire" },
         Program { name: "sysctl", package: "procps", why: "network settings of namespaces" },
+        Program { name: "chromium", package: "chromium", why: "looks at the dashboard" },
+        Program { name: "chromedriver", package: "chromium-driver", why: "steers the browser" },
         Program { name: "nft", package: "nftables", why: "packet filters in namespaces" },
         Program { name: "keepalived", package: "keepalived", why: "the other make of VRRP router" },
         Program { name: "nsenter", package: "util-linux", why: "runs programs in namespaces" },

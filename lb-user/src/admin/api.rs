@@ -10,8 +10,10 @@ use std::time::Duration;
 use hyper::{Method, StatusCode};
 
 use crate::controller::document::Error;
+use crate::controller::overrides::Action;
 use crate::controller::report;
-use crate::controller::request::{Asked, Document, Refusal, RefusalKind, Reply, Verb};
+use crate::controller::request::{Asked, Document, Refusal, RefusalKind, Reply, Steer, Verb};
+use crate::controller::state_file::MAX_WEIGHT;
 use crate::metrics;
 
 /// Where everything is.
@@ -55,12 +57,16 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
         _ => path.strip_prefix(PREFIX).filter(|name| *name != "metrics").unwrap_or(""),
     };
     let allowed = match name {
-        "metrics" | "status" | "stats" | "connections" | "bans" | "explain" | "vrrp" => "GET",
-        "reload" | "ban" | "unban" | "resign" => "POST",
+        "metrics" | "status" | "stats" | "connections" | "bans" | "explain" | "vrrp" | "events" => {
+            "GET"
+        }
+        "reload" | "ban" | "unban" | "resign" | "drain" | "enable" | "disable" | "weight"
+        | "add" | "remove" => "POST",
         _ => {
             let text = format!(
-                "there is no {path:?}; ask for {PREFIX}status, stats, connections, explain, bans, \
-                 ban, unban, vrrp, resign or reload, or for {METRICS}"
+                "there is no {path:?}; ask for {PREFIX}status, stats, connections, explain, events, \
+                 bans, ban, unban, vrrp, resign, drain, enable, disable, weight, add, remove or \
+                 reload, or for {METRICS}"
             );
             return Err(Answer::error(StatusCode::NOT_FOUND, text));
         }
@@ -80,6 +86,9 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
         "explain" => return explain(&parameters, unknown, bad),
         "ban" | "unban" => return ban(name, &parameters, unknown, bad),
         "resign" => return resign(&parameters, unknown, bad),
+        "drain" | "enable" | "disable" | "weight" | "add" | "remove" => {
+            return steer(name, &parameters, unknown, bad);
+        }
         _ => {}
     }
     match (parameters.first(), name) {
@@ -89,6 +98,7 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
         (None, "metrics") => Ok(Verb::Metrics),
         (None, "bans") => Ok(Verb::Bans),
         (None, "vrrp") => Ok(Verb::Vrrp),
+        (None, "events") => Ok(Verb::Events),
         (None, _) => Ok(Verb::Reload),
     }
 }
@@ -158,6 +168,44 @@ fn ban(
     Ok(if name == "ban" { Verb::Ban { prefix, span } } else { Verb::Unban { prefix } })
 }
 
+/// `target=SERVICE/ADDRESS[:PORT]`, `weight=N` where one is meant, and `persist=true`.
+fn steer(
+    name: &str,
+    parameters: &Parameters,
+    unknown: impl Fn(&str) -> Answer,
+    bad: impl Fn(String) -> Answer,
+) -> Result<Verb, Answer> {
+    let (mut target, mut weight, mut persist) = (None, None, false);
+    for (key, value) in parameters {
+        match (key.as_str(), name) {
+            ("target", _) => target = Some(Steer::target(value).map_err(&bad)?),
+            ("weight", "weight" | "add") => {
+                let number = value.parse().ok().filter(|weight| *weight <= MAX_WEIGHT);
+                let wrong =
+                    || bad(format!("weight={value:?} is not a number from 0 to {MAX_WEIGHT}"));
+                weight = Some(number.ok_or_else(wrong)?);
+            }
+            ("persist", _) => {
+                let flag = value.parse();
+                persist =
+                    flag.map_err(|_| bad(format!("persist={value:?} is not true or false")))?;
+            }
+            _ => return Err(unknown(key)),
+        }
+    }
+    let say = || bad("say which: target=SERVICE/ADDRESS:PORT".to_owned());
+    let (service, address, port) = target.ok_or_else(say)?;
+    let action = match name {
+        "drain" => Action::Drain,
+        "enable" => Action::Enable,
+        "disable" => Action::Disable,
+        "add" => Action::Add(weight),
+        "remove" => Action::Remove,
+        _ => Action::Weight(weight.ok_or_else(|| bad("say how much: weight=N".to_owned()))?),
+    };
+    Ok(Verb::Steer(Steer { service, address, port, action, persist }))
+}
+
 /// `name=INSTANCE`.
 fn resign(
     parameters: &Parameters,
@@ -196,6 +244,25 @@ pub fn path_of(verb: &Verb) -> (Method, String) {
             (Method::GET, path)
         }
         Verb::Vrrp => (Method::GET, format!("{PREFIX}vrrp")),
+        Verb::Events => (Method::GET, format!("{PREFIX}events")),
+        Verb::Steer(steer) => {
+            let (name, weight) = match steer.action {
+                Action::Enable => ("enable", None),
+                Action::Drain => ("drain", None),
+                Action::Disable => ("disable", None),
+                Action::Weight(weight) => ("weight", Some(weight)),
+                Action::Add(weight) => ("add", weight),
+                Action::Remove => ("remove", None),
+            };
+            let mut path = format!("{PREFIX}{name}?target={}", escape(&steer.shown()));
+            if let Some(weight) = weight {
+                path.push_str(&format!("&weight={weight}"));
+            }
+            if steer.persist {
+                path.push_str("&persist=true");
+            }
+            (Method::POST, path)
+        }
         Verb::Resign { name } => (Method::POST, format!("{PREFIX}resign?name={}", escape(name))),
         Verb::Unban { prefix } => {
             (Method::POST, format!("{PREFIX}unban?prefix={}", escape(&prefix.to_string())))
@@ -227,6 +294,7 @@ pub fn respond(reply: &Reply) -> Answer {
                 RefusalKind::NotFound => StatusCode::NOT_FOUND,
                 RefusalKind::Busy => StatusCode::SERVICE_UNAVAILABLE,
                 RefusalKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+                RefusalKind::Late => StatusCode::GATEWAY_TIMEOUT,
             };
             Answer::json(status, document)
         }
@@ -241,7 +309,8 @@ fn json(document: &impl serde::Serialize) -> Vec<u8> {
     text
 }
 
-fn parameters(query: &str) -> Result<Vec<(String, String)>, String> {
+/// The pairs of a query, or of a form.
+pub(super) fn parameters(query: &str) -> Result<Vec<(String, String)>, String> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| {
@@ -251,7 +320,8 @@ fn parameters(query: &str) -> Result<Vec<(String, String)>, String> {
         .collect()
 }
 
-fn escape(text: &str) -> String {
+/// Percent-encoded, for a query.
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -316,6 +386,11 @@ mod tests {
         Verb::Explain(Asked::parse(from, to).expect("a packet"))
     }
 
+    fn steer(target: &str, action: Action, persist: bool) -> Verb {
+        let (service, address, port) = Steer::target(target).expect("a target");
+        Verb::Steer(Steer { service, address, port, action, persist })
+    }
+
     fn connections(service: Option<&str>, limit: usize) -> Verb {
         Verb::Connections { service: service.map(str::to_owned), limit }
     }
@@ -353,6 +428,15 @@ mod tests {
         check("GET /api/v1/explain?from=10.0.0.1&to=x", Err((400, "no protocol")));
         check("GET /api/v1/explain?http=x", Err((400, "no parameter")));
         check("POST /api/v1/explain", Err((405, "takes GET")));
+        check("POST /api/v1/drain", Err((400, "say which")));
+        check("GET /api/v1/drain?target=web/10.0.0.1:80", Err((405, "takes POST")));
+        check("POST /api/v1/drain?target=web", Err((400, "is not SERVICE")));
+        check("POST /api/v1/drain?target=/10.0.0.1:80", Err((400, "is not SERVICE")));
+        check("POST /api/v1/drain?target=web/10.0.0.1:0", Err((400, "is not SERVICE")));
+        check("POST /api/v1/drain?target=web/10.0.0.1:80&weight=1", Err((400, "no parameter")));
+        check("POST /api/v1/weight?target=web/10.0.0.1:80", Err((400, "say how much")));
+        check("POST /api/v1/weight?target=web/10.0.0.1&weight=65536", Err((400, "0 to 65535")));
+        check("POST /api/v1/remove?target=web/10.0.0.1&persist=yes", Err((400, "true or false")));
         check("GET /api/v1/connections?limit=-1", Err((400, "is not a number")));
         check("GET /api/v1/connections?limit=", Err((400, "is not a number")));
         check("GET /api/v1/connections?limit=99999999999999999999999", Err((400, "number")));
@@ -387,6 +471,14 @@ mod tests {
             explain("[2001:db8::1]:4000", "[2001:db8::9]:53/udp"),
             connections(None, 7),
             connections(Some("a&b=c d%/é"), 0),
+            Verb::Events,
+            steer("web/10.0.0.1:80", Action::Drain, true),
+            steer("a b/c/10.0.0.1", Action::Enable, false),
+            steer("web/[2001:db8::1]:80", Action::Disable, false),
+            steer("web/2001:db8::1", Action::Weight(0), true),
+            steer("web/10.0.0.1:80", Action::Add(None), false),
+            steer("web/10.0.0.1:80", Action::Add(Some(65535)), true),
+            steer("web/10.0.0.1:80", Action::Remove, false),
         ] {
             let (method, path) = path_of(&verb);
             check(&format!("{method} {path}"), Ok(verb));

@@ -17,12 +17,15 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::unistd::User;
 use tokio::net::UnixStream;
+use tokio::net::unix::UCred;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::admin::api::{self, Answer};
+use crate::admin::audit::{self, Who};
 use crate::admin::socket::{Socket, SocketError};
-use crate::controller::request::{Request, Verb};
+use crate::controller::request::{Refusal, RefusalKind, Reply, Request, Verb};
 
 /// The admin socket, listening.
 #[derive(Debug)]
@@ -67,12 +70,13 @@ async fn serve<E>(stream: UnixStream, requests: mpsc::Sender<E>)
 where
     E: From<Request>,
 {
+    let peer = stream.peer_cred().ok();
     let answered = Arc::new(Notify::new());
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let requests = requests.clone();
         let answered = Arc::clone(&answered);
         async move {
-            let answer = handle(request, &requests).await;
+            let answer = handle(request, &requests, peer).await;
             answered.notify_one();
             Ok::<_, Infallible>(response(answer))
         }
@@ -101,6 +105,7 @@ where
 async fn handle<E: From<Request>>(
     request: hyper::Request<Incoming>,
     requests: &mpsc::Sender<E>,
+    peer: Option<UCred>,
 ) -> Answer {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY).collect();
@@ -120,29 +125,51 @@ async fn handle<E: From<Request>>(
         Ok(verb) => verb,
         Err(answer) => return answer,
     };
-    ask(verb, requests).await
+    let Some(change) = audit::change(&verb) else {
+        return ask(verb, requests).await;
+    };
+    let answer = ask(verb, requests).await;
+    audit::told(&who(peer).await, &change, &answer);
+    answer
+}
+
+/// The user behind a connection. The user database may be slow, or not there.
+async fn who(peer: Option<UCred>) -> Who {
+    let Some(peer) = peer else {
+        return Who { name: "somebody".to_owned(), from: "the admin socket".to_owned() };
+    };
+    let uid = peer.uid();
+    let named = tokio::task::spawn_blocking(move || User::from_uid(uid.into()).ok().flatten());
+    let named = tokio::time::timeout(CLIENT_TIMEOUT, named).await;
+    let name = match named {
+        Ok(Ok(Some(user))) => user.name,
+        _ => format!("uid {uid}"),
+    };
+    let process = peer.pid().map_or(String::new(), |pid| format!(", pid {pid}"));
+    Who { name, from: format!("the admin socket{process}") }
 }
 
 async fn ask<E: From<Request>>(verb: Verb, requests: &mpsc::Sender<E>) -> Answer {
+    api::respond(&reply(verb, requests).await)
+}
+
+/// Asks the controller.
+pub(super) async fn reply<E: From<Request>>(verb: Verb, requests: &mpsc::Sender<E>) -> Reply {
     let limit = match verb {
         Verb::Reload | Verb::Bans => LONG_TIMEOUT,
         _ => CLIENT_TIMEOUT,
     };
     let (request, reply) = Request::new(verb);
+    let stopping = || Refusal::new(RefusalKind::Busy, "the daemon is stopping");
     let answer = async {
         if requests.send(E::from(request)).await.is_err() {
-            return Answer::error(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping");
+            return Err(stopping());
         }
-        match reply.await {
-            Ok(reply) => api::respond(&reply),
-            Err(_dropped) => {
-                Answer::error(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping")
-            }
-        }
+        reply.await.unwrap_or_else(|_dropped| Err(stopping()))
     };
     tokio::time::timeout(limit, answer).await.unwrap_or_else(|_elapsed| {
         let text = format!("the controller did not answer within {limit:?}; see the daemon's log");
-        Answer::error(StatusCode::GATEWAY_TIMEOUT, text)
+        Err(Refusal::new(RefusalKind::Late, text))
     })
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::controller::state_file;
 use crate::model::{Admin, LogFormat, LogLevel, Prefix};
 
 /// The whole command line.
@@ -64,24 +65,18 @@ pub enum Command {
     /// Not supported yet.
     #[command(hide = true)]
     Plan(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Drain(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Enable(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Disable(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Weight(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Add(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    Remove(Rest),
+    /// Give a server no new connections, and wait until the open ones have ended
+    Drain(Drain),
+    /// Let a server take connections again
+    Enable(Target),
+    /// Take a server out of service; its open connections go on
+    Disable(Target),
+    /// Give a server another weight
+    Weight(Weight),
+    /// Add a real server to a service
+    Add(Add),
+    /// Remove a real server from its service; its open connections go on
+    Remove(Target),
     /// Not supported yet.
     #[command(hide = true)]
     Capture(Rest),
@@ -163,6 +158,12 @@ impl Command {
                 | Self::Unban(_)
                 | Self::Vrrp(_)
                 | Self::Speaker(_)
+                | Self::Drain(_)
+                | Self::Enable(_)
+                | Self::Disable(_)
+                | Self::Weight(_)
+                | Self::Add(_)
+                | Self::Remove(_)
         )
     }
 }
@@ -173,6 +174,9 @@ pub struct Run {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Where what `--persist` keeps is written
+    #[arg(long, value_name = "FILE", default_value = state_file::DEFAULT)]
+    pub state: PathBuf,
     /// At stop, leave XDP, its maps and the addresses in place: packets go on being forwarded
     #[arg(long)]
     pub keep_dataplane: bool,
@@ -186,6 +190,9 @@ pub struct Run {
 pub struct Check {
     /// The configuration file
     pub file: PathBuf,
+    /// The state file: what it keeps is listed
+    #[arg(long, value_name = "FILE", default_value = state_file::DEFAULT)]
+    pub state: PathBuf,
     /// The other director's file: says who owns each virtual address after every single failure
     #[arg(long, value_name = "FILE")]
     pub peer: Option<PathBuf>,
@@ -319,6 +326,61 @@ pub struct Unban {
     /// Address or prefix as it was banned
     #[arg(value_name = "IP[/LEN]", value_parser = clap::value_parser!(Prefix))]
     pub prefix: Prefix,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// `lb enable`, `lb disable` and `lb remove`.
+#[derive(Debug, ClapArgs)]
+pub struct Target {
+    /// Which real server
+    #[arg(value_name = "SERVICE/ADDRESS[:PORT]")]
+    pub target: String,
+    /// For good instead of until the next reload
+    #[arg(long)]
+    pub persist: bool,
+    /// Where and how.
+    #[command(flatten)]
+    pub daemon: Daemon,
+}
+
+/// `lb drain`.
+#[derive(Debug, ClapArgs)]
+pub struct Drain {
+    /// What is drained.
+    #[command(flatten)]
+    pub target: Target,
+    /// How long open connections are waited for; without it, until there are none
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
+}
+
+/// `lb weight`.
+#[derive(Debug, ClapArgs)]
+pub struct Weight {
+    /// Whose weight.
+    #[command(flatten)]
+    pub target: Target,
+    /// The weight; 0 gives no new connections
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(state_file::MAX_WEIGHT)))]
+    pub weight: u32,
+}
+
+/// `lb add`.
+#[derive(Debug, ClapArgs)]
+pub struct Add {
+    /// The virtual service
+    pub service: String,
+    /// The server; without a port it is the service's
+    #[arg(value_name = "ADDRESS[:PORT]")]
+    pub address: String,
+    /// Its weight [default: what the file gives to every server]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(state_file::MAX_WEIGHT)))]
+    pub weight: Option<u32>,
+    /// For good instead of until the next reload
+    #[arg(long)]
+    pub persist: bool,
     /// Where and how.
     #[command(flatten)]
     pub daemon: Daemon,

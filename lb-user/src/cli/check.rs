@@ -7,10 +7,13 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
+use crate::admin;
 use crate::cli::args::Check;
 use crate::cli::{output, render, runtime};
 use crate::config::{self, Loaded};
+use crate::controller::overrides::Overrides;
 use crate::controller::preflight::{self, Finding, Host};
+use crate::controller::state_file;
 use crate::failover::{self, Node};
 use crate::model::Director;
 
@@ -33,6 +36,10 @@ pub(super) fn check(arguments: &Check) -> anyhow::Result<()> {
             output::complain(&format!("warning: this host was not examined: {why}"));
         }
     }
+    tell_kept(&arguments.state, &loaded.director);
+    for fault in admin::examine(&loaded.director) {
+        output::complain(&format!("warning: {fault}"));
+    }
     match peer {
         None => output::print(summary(file, &loaded.director).as_bytes()),
         Some((peer, other)) => {
@@ -41,6 +48,17 @@ pub(super) fn check(arguments: &Check) -> anyhow::Result<()> {
             compare([(file, &loaded.director), (peer, &other.director)], arguments.wants_json())
         }
     }
+}
+
+/// What was changed with `--persist` and holds over the file.
+fn tell_kept(path: &Path, director: &Director) {
+    let kept = match state_file::read(path) {
+        Ok(kept) => Overrides { kept, ..Overrides::default() },
+        Err(error) => return output::complain(&format!("warning: {}", output::describe(&error))),
+    };
+    let (_, ignored) = kept.apply(director);
+    let told = kept.describe().into_iter().chain(ignored);
+    told.for_each(|line| output::complain(&format!("kept in {}: {line}", path.display())));
 }
 
 fn complain_of(loaded: &Loaded) {

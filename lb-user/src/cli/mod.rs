@@ -17,6 +17,7 @@ mod query;
 mod real_server;
 pub mod render;
 mod run;
+mod steer;
 mod vrrp;
 
 use std::ffi::OsString;
@@ -25,6 +26,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Args, Command};
+
+use crate::controller::overrides::Action;
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -67,6 +70,12 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Unban(arguments) => bans::unban(&arguments),
         Command::Vrrp(arguments) => vrrp::run(&arguments),
         Command::Speaker(arguments) => vrrp::speak(&arguments),
+        Command::Drain(arguments) => steer::drain(&arguments),
+        Command::Enable(arguments) => steer::change(&arguments, Action::Enable),
+        Command::Disable(arguments) => steer::change(&arguments, Action::Disable),
+        Command::Weight(arguments) => steer::weight(&arguments),
+        Command::Add(arguments) => steer::add(&arguments),
+        Command::Remove(arguments) => steer::change(&arguments, Action::Remove),
         other => anyhow::bail!("`lb {}` is not supported yet", other.name()),
     }
 }
@@ -88,9 +97,11 @@ mod tests {
     fn every_command_of_the_contract_is_known() {
         for line in [
             "run --config lb.yaml --keep-dataplane --drain-timeout 10s",
+            "run --config lb.yaml --state state.json",
             "upgrade",
             "detach",
             "check lb.yaml",
+            "check lb.yaml --state state.json",
             "check lb.yaml --peer other.yaml",
             "check lb.yaml --peer other.yaml --json",
             "plan lb.yaml",
@@ -163,6 +174,12 @@ mod tests {
             "explain",
             "explain --from 192.0.2.1",
             "explain --to 192.0.2.9:80/tcp",
+            "drain",
+            "drain web/10.0.0.1:80 --timeout soon",
+            "weight web/10.0.0.1:80",
+            "weight web/10.0.0.1:80 65536",
+            "add web",
+            "enable web/10.0.0.1:80 --weight 3",
         ] {
             let words = ["lb"].into_iter().chain(line.split_terminator(' '));
             let error = Args::try_parse_from(words).expect_err(line);

@@ -4,16 +4,17 @@
 //!
 //! Must not know: what the controller does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::mpsc;
 
-use crate::admin::Server;
+use crate::admin::{HttpPlane, Server};
 use crate::cli::args::Run;
 use crate::cli::{check, log, output, runtime};
 use crate::controller::preflight::Severity;
-use crate::controller::{self, Start};
+use crate::controller::{self, AdminPlane as _, Start, state_file};
 
 pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
     let host_name = check::host_name();
@@ -32,22 +33,33 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
     if refused > 0 {
         anyhow::bail!("{} cannot work on this host as it is", arguments.config.display());
     }
+    let kept = state_file::read(&arguments.state)?;
     let level = log::start(loaded.director.log)?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let start = Start {
-        config_path: arguments.config.clone(),
-        host_name,
-        director: loaded.director,
-        warnings,
-        keep_dataplane: arguments.keep_dataplane,
-        drain_timeout: arguments.drain_timeout,
-        set_log_level: Box::new(move |wanted| level.set(wanted)),
-    };
+    let director = loaded.director;
     to_the_end(runtime()?, async {
-        let server = Server::bind(&start.director.admin.socket)?;
         let (events, queue) = mpsc::channel(controller::QUEUE);
+        let admin = Arc::new(HttpPlane::new(events.clone(), Handle::current())?);
+        if let Err(faults) = admin.stage(&director) {
+            faults.iter().for_each(|fault| output::complain(fault));
+            anyhow::bail!("{} cannot work on this host as it is", arguments.config.display());
+        }
+        let start = Start {
+            config_path: arguments.config.clone(),
+            state_path: arguments.state.clone(),
+            kept,
+            host_name,
+            director,
+            warnings,
+            keep_dataplane: arguments.keep_dataplane,
+            drain_timeout: arguments.drain_timeout,
+            set_log_level: Box::new(move |wanted| level.set(wanted)),
+            admin: admin.clone(),
+        };
+        let server = Server::bind(&start.director.admin.socket)?;
+        admin.commit();
         let serving = tokio::spawn(server.run(events.clone()));
         let result = controller::run(start, events, queue).await;
         serving.abort();

@@ -12,7 +12,7 @@ mod vrrp;
 
 use crate::model;
 use Inside::{Free, Map, Named, Value};
-use later_sections::{BACKEND, CONNECTION_SYNC, FRONTEND, SERVER, TLS, WORKERS};
+use later_sections::{BACKEND, CONNECTION_SYNC, FRONTEND, SERVER, WORKERS};
 pub(super) use vrrp::{AUTHENTICATION_TYPES, INITIAL_STATES};
 use vrrp::{NOTIFICATIONS, VRRP};
 
@@ -160,6 +160,16 @@ pub(super) static FORMATS: Words<model::LogFormat> = Words {
     built: &[("text", model::LogFormat::Text), ("json", model::LogFormat::Json)],
     later: &[],
 };
+pub(super) static ROLES: Words<model::Role> = Words {
+    what: "role",
+    built: &[("admin", model::Role::Admin), ("read-only", model::Role::ReadOnly)],
+    later: &[],
+};
+pub(super) static TLS_VERSIONS: Words<model::TlsVersion> = Words {
+    what: "version of TLS",
+    built: &[("1.2", model::TlsVersion::Tls12), ("1.3", model::TlsVersion::Tls13)],
+    later: &[],
+};
 pub(super) static LOG_TARGETS: Words<()> =
     Words { what: "log target", built: &[("stderr", ())], later: &[] };
 
@@ -174,7 +184,7 @@ pub(super) static ROOT: &[Key] = &[
     built("vrrp", Map(VRRP)),
     later("connection_sync", Map(CONNECTION_SYNC)),
     built("notifications", Map(NOTIFICATIONS)),
-    later("tls", Map(TLS)),
+    built("tls", Map(TLS)),
     later("workers", Map(WORKERS)),
     later("frontends", Map(FRONTEND)),
     later("backends", Map(BACKEND)),
@@ -245,10 +255,10 @@ static VIRTUAL_SERVICE: &[Key] = &[
     built("reset_on_removal", Value),
     built("hash", Map(&[built("port", Value), built("fallback", Value)])),
     later("timeouts", Map(&[later("tcp", Value)])),
-    later("slow_start", Value),
-    later("notify", Map(&[later("up", Value), later("down", Value), later("email", Value)])),
-    later("quorum", Map(QUORUM)),
-    later("sorry_server", Map(&[later("address", Value), later("port", Value)])),
+    built("slow_start", Value),
+    built("notify", Map(&[built("up", Value), built("down", Value), built("email", Value)])),
+    built("quorum", Map(QUORUM)),
+    built("sorry_server", Map(&[built("address", Value), built("port", Value)])),
     built("real_servers", Map(REAL_SERVER)),
     later("one_packet", Value),
     built("tunnel", Map(&[built("type", Value), built("mss_clamp", Value)])),
@@ -256,10 +266,10 @@ static VIRTUAL_SERVICE: &[Key] = &[
 static PERSISTENCE: &[Key] =
     &[later("timeout", Value), later("netmask", Value), later("netmask6", Value)];
 static QUORUM: &[Key] = &[
-    later("up", Value),
-    later("hysteresis", Value),
-    later("on_up", Value),
-    later("on_down", Value),
+    built("up", Value),
+    built("hysteresis", Value),
+    built("on_up", Value),
+    built("on_down", Value),
 ];
 static REAL_SERVER: &[Key] = &[
     built("address", Value),
@@ -272,23 +282,22 @@ static REAL_SERVER: &[Key] = &[
     built("health_check", Map(HEALTH_CHECK)),
 ];
 
-static ADMIN: &[Key] = &[
-    built("socket", Value),
-    later(
-        "http",
-        Map(&[
-            later("bind", Value),
-            later("stats_path", Value),
-            later("refresh", Value),
-            later("realm", Value),
-            later("hide_version", Value),
-            later("users", Map(ADMIN_USER)),
-            later("tls", Map(&[later("certificates", Value)])),
-        ]),
-    ),
+static ADMIN: &[Key] = &[built("socket", Value), built("http", Map(ADMIN_HTTP))];
+static ADMIN_HTTP: &[Key] = &[
+    built("bind", Value),
+    built("stats_path", Value),
+    built("refresh", Value),
+    built("realm", Value),
+    built("hide_version", Value),
+    built("users", Map(ADMIN_USER)),
+    built("tls", Map(&[built("certificates", Value)])),
 ];
 static ADMIN_USER: &[Key] =
-    &[later("name", Value), later("password_hash", Value), later("role", Value)];
+    &[built("name", Value), built("password_hash", Value), built("role", Value)];
+static TLS: &[Key] = &[
+    built("certificates", Map(&[built("name", Value), built("cert", Value), built("key", Value)])),
+    built("min_version", Value),
+];
 
 static LOG: &[Key] = &[built("level", Value), built("format", Value), built("to", Map(LOG_TARGET))];
 static LOG_TARGET: &[Key] = &[

@@ -4,8 +4,11 @@
 //!
 //! Must not know: the tree, positions, which key a value belongs to.
 
+mod admin;
+
 use super::problem::{plain, quoted};
 use crate::model::{Listen, Pattern, Protocol};
+pub(super) use admin::{bind, password_hash, plain_path, realm};
 use http::{Method, Uri};
 use lettre::message::Mailbox;
 use rustls::pki_types::ServerName;

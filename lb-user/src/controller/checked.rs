@@ -1,11 +1,14 @@
-//! What the controller has heard of a probed target: the one truth that weights, expiry and
+//! What the controller has heard of probed targets: the one truth that weights, expiry and
 //! documents are made from.
+//!
+//! [`Health`] knows for each real server of the configuration in force which targets it hangs on.
 //!
 //! Must not know: probes, maps.
 
 use std::collections::HashMap;
 
 use crate::health::{HealthState, Observed, Target};
+use crate::model::Director;
 
 /// A probed target.
 #[derive(Clone, Debug)]
@@ -41,8 +44,75 @@ impl Checked {
     }
 }
 
-/// All probed targets.
-pub type Health = HashMap<Target, Checked>;
+/// All probed targets, and who hangs on them.
+#[derive(Debug, Default)]
+pub struct Health {
+    ids: HashMap<Target, usize>,
+    checked: Vec<Checked>,
+    /// By service and real server, in file order: its targets.
+    servers: Vec<Vec<Vec<usize>>>,
+}
+
+impl Health {
+    /// Follows another configuration. What is known of targets that stay is kept; `begin` gives
+    /// what is known of the others, or `None` when they are not probed.
+    pub fn follow(&mut self, director: &Director, begin: impl Fn(&Target) -> Option<Checked>) {
+        let mut before: Vec<Option<Checked>> =
+            std::mem::take(&mut self.checked).into_iter().map(Some).collect();
+        let known = std::mem::take(&mut self.ids);
+        let mut id_of = |target: Target| -> Option<usize> {
+            if let Some(id) = self.ids.get(&target) {
+                return Some(*id);
+            }
+            let kept = known.get(&target).and_then(|id| before.get_mut(*id)?.take());
+            let checked = kept.or_else(|| begin(&target))?;
+            self.ids.insert(target, self.checked.len());
+            self.checked.push(checked);
+            Some(self.checked.len() - 1)
+        };
+        self.servers = director
+            .virtual_services
+            .iter()
+            .map(|service| {
+                let servers = service.real_servers.iter();
+                servers.map(|server| Target::all(server).filter_map(&mut id_of).collect()).collect()
+            })
+            .collect();
+    }
+
+    /// A target's state has changed; true when the maps may have to follow. One that is not known
+    /// was removed while its change was under way.
+    pub fn hear(&mut self, target: &Target) -> bool {
+        self.ids.get(target).is_some_and(|id| self.checked[*id].hear())
+    }
+
+    /// The targets of a real server, by their places in the file; the numbers name targets until
+    /// the next [`Self::follow`].
+    pub fn ids(&self, service: usize, server: usize) -> &[usize] {
+        let servers = self.servers.get(service);
+        servers.and_then(|servers| servers.get(server)).map_or(&[], Vec::as_slice)
+    }
+
+    /// What is known of the targets of a real server, by their places in the file.
+    pub fn of(&self, service: usize, server: usize) -> impl Iterator<Item = &Checked> {
+        self.ids(service, server).iter().map(|id| &self.checked[*id])
+    }
+
+    /// What is known of a target by its number.
+    pub fn get(&self, id: usize) -> Option<&Checked> {
+        self.checked.get(id)
+    }
+
+    /// How many targets are probed.
+    pub fn len(&self) -> usize {
+        self.checked.len()
+    }
+
+    /// Nothing is probed.
+    pub fn is_empty(&self) -> bool {
+        self.checked.is_empty()
+    }
+}
 
 /// Of two assumptions about one target, the one that disturbs less.
 pub fn milder(a: Option<HealthState>, b: Option<HealthState>) -> Option<HealthState> {

@@ -89,8 +89,43 @@ pub struct VirtualService {
     pub state: String,
     /// Connections since it was added.
     pub connections: u64,
+    /// Weights of the real servers that could take new connections, added up.
+    pub live_weight: u64,
+    /// How much of it makes the service up.
+    pub quorum: Quorum,
+    /// Where new connections go while the quorum is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sorry_server: Option<SorryServer>,
     /// In file order.
     pub real_servers: Vec<RealServer>,
+}
+
+/// The quorum of a service in [`Status`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quorum {
+    /// The live weight that is wanted.
+    pub up: u64,
+    /// By how much it may be missed, and has to be passed.
+    pub hysteresis: u64,
+}
+
+/// The sorry server of a service in [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SorryServer {
+    /// Its address.
+    pub address: String,
+    /// Its port.
+    pub port: u16,
+    /// It gets the new connections now.
+    pub in_use: bool,
+    /// Connections that IPVS counts as active.
+    pub active_connections: u64,
+    /// The others.
+    pub inactive_connections: u64,
+    /// Connections since it was added.
+    pub connections: u64,
 }
 
 /// A real server in [`Status`].
@@ -121,8 +156,14 @@ pub struct RealServer {
     pub packets_out: u64,
     /// Bytes to clients, where the data plane sees them.
     pub bytes_out: u64,
-    /// The last probe; `None` when it is not checked.
+    /// How much of its weight it has while it comes back slowly; `None` is all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start_percent: Option<u8>,
+    /// The last probe, of several checks the one that fails; `None` when it is not checked.
     pub check: Option<Check>,
+    /// The last probe of every check, those that fail first; empty when there is only one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
 }
 
 /// The last probe of a real server.
@@ -148,6 +189,52 @@ pub struct Check {
     pub of: u32,
     /// Probes that have ended.
     pub probes: u64,
+}
+
+/// A server that was drained, enabled, disabled, given a weight, added or removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Steered {
+    /// `service/address:port`.
+    pub target: String,
+    /// `tcp` or `udp`; `tcp` when the service has both.
+    pub protocol: String,
+    /// Its state by now, as in [`RealServer`]; `removed` when it is not there any more.
+    pub state: String,
+    /// Its weight by now.
+    pub weight: u32,
+    /// Its share of new connections by now.
+    pub effective_weight: u32,
+    /// Connections that IPVS counts as active.
+    pub active_connections: u64,
+    /// The others.
+    pub inactive_connections: u64,
+    /// It holds over reloads and restarts.
+    pub kept: bool,
+}
+
+/// The last things that happened, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Events {
+    /// At most 256.
+    pub events: Vec<Event>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Event {
+    /// When, as RFC 3339.
+    pub time: String,
+    /// `real_server`, `virtual_service`, `vrrp` or `config`.
+    pub kind: String,
+    /// Of what.
+    pub name: String,
+    /// The state that it entered.
+    pub state: String,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// `lb stats`.
@@ -336,7 +423,8 @@ mod tests {
             r#"{"node":"","version":"","dataplane":{"mode":"","interfaces":[],"#,
             r#""connections":{"used":0,"capacity":0},"warnings":[]},"health":{"targets":0},"#,
             r#""virtual_services":[{"name":"","listen":[],"scheduler":"","forwarding":"","state":"","#,
-            r#""connections":0,"real_servers":[{"address":"","port":0,"weight":0,"#,
+            r#""connections":0,"live_weight":0,"quorum":{"up":0,"hysteresis":0},"#,
+            r#""real_servers":[{"address":"","port":0,"weight":0,"#,
             r#""effective_weight":0,"state":"","active_connections":0,"inactive_connections":0,"#,
             r#""connections":0,"packets_in":0,"bytes_in":0,"packets_out":0,"bytes_out":0,"#,
             r#""check":{"status":"","code":null,"duration_ms":0,"detail":"","last_change":null,"#,

@@ -1,23 +1,11 @@
-//! A real server's effective weight and state: configured weight x health x admin state.
+//! A real server's effective weight and state: weight x health x admin state.
 //!
 //! The one place where they are combined; maps and documents take its answer.
 //!
 //! Must not know: probes, BPF, how a server is shown.
 
 use crate::health::HealthState;
-use crate::model::{OnFailure, RealServer};
-
-/// What the operator said at run time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AdminState {
-    /// As the file says.
-    #[default]
-    Ready,
-    /// No new connections; open ones go on (`lb drain`).
-    Drain,
-    /// Out of service (`lb disable`).
-    Disabled,
-}
+use crate::model::{AdminState, OnFailure, RealServer};
 
 /// A real server's state as documents name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +38,7 @@ impl ServerState {
 /// What becomes of a real server now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effective {
-    /// Its share of new connections.
+    /// Its share of new connections once it has its whole share.
     pub weight: u32,
     /// Its state.
     pub state: ServerState,
@@ -68,51 +56,50 @@ pub struct Health {
     pub state: HealthState,
     /// It was up before, so somebody may have to be told.
     pub failed: bool,
+    /// The weight that a check gave it instead of the configured one.
+    pub weight: Option<u32>,
 }
 
 /// Combines what is known of a real server. `health` is `None` when it is not checked.
-pub fn effective(
-    server: &RealServer,
-    on_failure: OnFailure,
-    health: Option<Health>,
-    admin: AdminState,
-) -> Effective {
+pub fn effective(server: &RealServer, on_failure: OnFailure, health: Option<Health>) -> Effective {
+    let admin = server.admin;
     let quiet = |state| Effective { weight: 0, state, in_pool: true, expire_connections: false };
-    if server.disabled || admin == AdminState::Disabled {
+    if admin == AdminState::Disabled {
         return Effective { in_pool: false, ..quiet(ServerState::Disabled) };
     }
-    if let Some(Health { state: HealthState::Down, failed }) = health {
+    if let Some(Health { state: HealthState::Down, failed, .. }) = health {
         // Whether it was up before does not count for its place: two directors of which one has
         // just started have the same tables.
         let removed = on_failure == OnFailure::Remove;
         let expire_connections = failed && removed;
         return Effective { in_pool: !removed, expire_connections, ..quiet(ServerState::Down) };
     }
-    if server.weight == 0 || admin == AdminState::Drain {
+    // Weight 0 of the file is the operator's word, whatever a check says.
+    let given = health.and_then(|health| health.weight).filter(|_| server.weight > 0);
+    let weight = given.unwrap_or(server.weight);
+    if weight == 0 || admin == AdminState::Drain {
         return quiet(ServerState::Drain);
     }
     let state = if health.is_some() { ServerState::Up } else { ServerState::Unchecked };
-    Effective { weight: server.weight, state, in_pool: true, expire_connections: false }
+    Effective { weight, state, in_pool: true, expire_connections: false }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const UP: Option<Health> = Some(Health { state: HealthState::Up, failed: false });
-    const DOWN: Option<Health> = Some(Health { state: HealthState::Down, failed: true });
+    const UP: Option<Health> = Some(Health { state: HealthState::Up, failed: false, weight: None });
+    const DOWN: Option<Health> =
+        Some(Health { state: HealthState::Down, failed: true, weight: None });
+
+    fn server(weight: u32, admin: AdminState) -> RealServer {
+        let address = "10.0.0.1".parse().expect("an address");
+        RealServer { address, port: 80, weight, admin, health_checks: Vec::new() }
+    }
 
     #[track_caller]
-    fn check(
-        weight: u32,
-        disabled: bool,
-        health: Option<Health>,
-        admin: AdminState,
-        expected: (u32, &str),
-    ) {
-        let address = "10.0.0.1".parse().expect("an address");
-        let server = RealServer { address, port: 80, weight, disabled, health_check: None };
-        let found = effective(&server, OnFailure::Quiesce, health, admin);
+    fn check(weight: u32, health: Option<Health>, admin: AdminState, expected: (u32, &str)) {
+        let found = effective(&server(weight, admin), OnFailure::Quiesce, health);
         assert_eq!((found.weight, found.state.name()), expected);
         assert!(!found.expire_connections);
     }
@@ -120,21 +107,31 @@ mod tests {
     #[test]
     fn the_strongest_reason_to_be_quiet_wins() {
         use AdminState::{Disabled, Drain, Ready};
-        check(3, false, UP, Ready, (3, "up"));
-        check(3, false, None, Ready, (3, "unchecked"));
-        check(3, false, DOWN, Ready, (0, "down"));
-        check(0, false, UP, Ready, (0, "drain"));
-        check(3, false, UP, Drain, (0, "drain"));
-        check(3, false, None, Drain, (0, "drain"));
-        check(3, false, DOWN, Drain, (0, "down"));
-        check(3, false, UP, Disabled, (0, "disabled"));
-        check(3, true, DOWN, Ready, (0, "disabled"));
+        check(3, UP, Ready, (3, "up"));
+        check(3, None, Ready, (3, "unchecked"));
+        check(3, DOWN, Ready, (0, "down"));
+        check(0, UP, Ready, (0, "drain"));
+        check(3, UP, Drain, (0, "drain"));
+        check(3, None, Drain, (0, "drain"));
+        check(3, DOWN, Drain, (0, "down"));
+        check(3, UP, Disabled, (0, "disabled"));
+        check(3, DOWN, Disabled, (0, "disabled"));
+    }
+
+    #[test]
+    fn a_check_may_give_the_weight_but_not_against_the_operator() {
+        use AdminState::{Drain, Ready};
+        let gives = |weight| UP.map(|health| Health { weight: Some(weight), ..health });
+        check(3, gives(7), Ready, (7, "up"));
+        check(3, gives(0), Ready, (0, "drain"));
+        check(0, gives(7), Ready, (0, "drain"));
+        check(3, gives(7), Drain, (0, "drain"));
     }
 
     #[test]
     fn a_removed_or_disabled_server_leaves_the_pool_and_a_quiet_one_does_not() {
         use AdminState::{Disabled, Drain, Ready};
-        let never_up = Some(Health { state: HealthState::Down, failed: false });
+        let never_up = DOWN.map(|health| Health { failed: false, ..health });
         for (health, on_failure, admin, in_pool) in [
             (UP, OnFailure::Remove, Ready, true),
             (None, OnFailure::Remove, Drain, true),
@@ -143,24 +140,8 @@ mod tests {
             (never_up, OnFailure::Remove, Ready, false),
             (UP, OnFailure::Quiesce, Disabled, false),
         ] {
-            let address = "10.0.0.1".parse().expect("an address");
-            let server =
-                RealServer { address, port: 80, weight: 1, disabled: false, health_check: None };
-            let found = effective(&server, on_failure, health, admin);
+            let found = effective(&server(1, admin), on_failure, health);
             assert_eq!(found.in_pool, in_pool, "{health:?} {on_failure:?} {admin:?}");
         }
-    }
-
-    #[test]
-    fn only_a_failed_check_with_remove_expires_connections() {
-        let address = "10.0.0.1".parse().expect("an address");
-        let server =
-            RealServer { address, port: 80, weight: 1, disabled: false, health_check: None };
-        let expires = |health, on_failure| {
-            effective(&server, on_failure, health, AdminState::Ready).expire_connections
-        };
-        assert!(expires(DOWN, OnFailure::Remove));
-        assert!(!expires(DOWN, OnFailure::Quiesce));
-        assert!(!expires(UP, OnFailure::Remove));
     }
 }

@@ -3,7 +3,7 @@
 //! Must not know: how a probe is done, how a next hop is found.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use crate::controller::checked::{Checked, milder};
@@ -12,7 +12,7 @@ use crate::controller::task::{Controller, RESOLVE};
 use crate::controller::wanted;
 use crate::dataplane::listing::ip;
 use crate::health::{HealthState, Target, Wanted as Probed};
-use crate::model::{RealServer, VirtualService};
+use crate::model::VirtualService;
 
 impl Controller {
     /// Probes what the configuration names, and has its next hops found.
@@ -22,17 +22,24 @@ impl Controller {
         let mut assumed: HashMap<Target, Option<HealthState>> = HashMap::new();
         let mut named = BTreeSet::new();
         for service in &director.virtual_services {
-            for server in &service.real_servers {
-                named.insert(server.address);
-                let known = self.known_health(service, server);
+            let mut look_for = |endpoint: SocketAddr| {
+                named.insert(endpoint.ip());
+                let known = self.known_health(service, endpoint);
                 let is_used = known == Some(HealthState::Up);
                 if !is_used
                     && self.engine.is_some()
-                    && !self.routes.hops.contains_key(&server.address)
+                    && !self.routes.hops.contains_key(&endpoint.ip())
                 {
-                    self.resolving.entry(server.address).or_insert(deadline);
+                    self.resolving.entry(endpoint.ip()).or_insert(deadline);
                 }
-                if let Some(target) = Target::of(server) {
+                known
+            };
+            if let Some(sorry) = service.sorry_server {
+                look_for(SocketAddr::new(sorry.address, sorry.port));
+            }
+            for server in &service.real_servers {
+                let known = look_for(SocketAddr::new(server.address, server.port));
+                for target in Target::all(server) {
                     let assume = assumed.entry(target).or_default();
                     *assume = milder(*assume, known);
                 }
@@ -44,12 +51,10 @@ impl Controller {
             .iter()
             .map(|(target, assume)| Probed { target: target.clone(), assume: *assume });
         self.runner.set_targets(probed);
-        self.health.retain(|target, _| assumed.contains_key(target));
-        for (target, assume) in assumed {
-            if let Some(observed) = self.runner.observed(&target) {
-                self.health.entry(target).or_insert_with(|| Checked::new(observed, assume));
-            }
-        }
+        self.health.follow(&director, |target| {
+            let assume = assumed.get(target).copied().flatten();
+            Some(Checked::new(self.runner.observed(target)?, assume))
+        });
         self.resolving.retain(|ip, _| named.contains(ip));
         self.follow_destinations();
         self.follow_vrrp();
@@ -57,9 +62,9 @@ impl Controller {
     }
 
     /// What the maps do with a real server now, by any of its service's keys.
-    fn known_health(&self, service: &VirtualService, server: &RealServer) -> Option<HealthState> {
+    fn known_health(&self, service: &VirtualService, endpoint: SocketAddr) -> Option<HealthState> {
         let engine = self.engine.as_ref()?;
-        let (address, port) = (wanted::address(server.address), server.port);
+        let (address, port) = (wanted::address(endpoint.ip()), endpoint.port());
         let by_key = |listen| engine.adopted_health(&wanted::key(listen), address, port);
         service.listen.iter().fold(None, |known, listen| milder(known, by_key(listen)))
     }
@@ -67,9 +72,11 @@ impl Controller {
     /// Has the next hops of everything that packets go to found, if that is not the same as before:
     /// the file's real servers, and those that left it and still have connections.
     pub(super) fn follow_destinations(&mut self) {
-        let services = &self.start.director.virtual_services;
-        let mut wanted: BTreeSet<IpAddr> =
-            services.iter().flat_map(|s| &s.real_servers).map(|server| server.address).collect();
+        let mut wanted = BTreeSet::new();
+        for service in &self.start.director.virtual_services {
+            wanted.extend(service.real_servers.iter().map(|server| server.address));
+            wanted.extend(service.sorry_server.map(|server| server.address));
+        }
         wanted.extend(self.leaving().into_values());
         if self.destinations.as_ref() == Some(&wanted) {
             return;

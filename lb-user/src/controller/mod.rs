@@ -19,38 +19,51 @@
 
 mod bans;
 pub mod checked;
+pub mod chronicle;
 pub mod document;
 pub mod effective;
 pub mod engine;
 pub mod event;
 mod explain;
 mod follow;
+pub mod overrides;
 pub mod path_mtu;
 pub mod preflight;
+pub mod quorum;
 mod reload;
 pub mod report;
 pub mod request;
 pub mod routes;
 pub mod signals;
 mod snapshot;
+pub mod standing;
+pub mod state_file;
+mod steer;
 pub mod systemd;
 mod task;
+mod transitions;
 mod via;
 mod vrrp;
 pub mod wanted;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use crate::controller::event::Event;
+use crate::controller::overrides::Layer;
 use crate::model::{Director, LogLevel};
 
 /// What `lb run` starts the controller with.
 pub struct Start {
     /// The configuration file, to be read again by a reload.
     pub config_path: PathBuf,
+    /// Where what `--persist` keeps is written.
+    pub state_path: PathBuf,
+    /// What it keeps.
+    pub kept: Layer,
     /// Name of this host, the node's default name.
     pub host_name: String,
     /// What the file asks for.
@@ -63,6 +76,27 @@ pub struct Start {
     pub drain_timeout: Duration,
     /// Changes the log level when a reload does.
     pub set_log_level: Box<dyn Fn(LogLevel)>,
+    /// Follows what a reload says of `admin.http`.
+    pub admin: Arc<dyn AdminPlane>,
+}
+
+/// The part of the admin plane that follows the configuration.
+pub trait AdminPlane: Send + Sync {
+    /// Gets ready for a configuration: reads its files, takes its port. Nothing is served by it
+    /// yet. May wait: for a blocking thread.
+    ///
+    /// # Errors
+    /// What cannot work, line by line.
+    fn stage(&self, director: &Director) -> Result<(), Vec<String>>;
+
+    /// Serves by what was staged last.
+    fn commit(&self);
+
+    /// Gives up what was staged last.
+    fn discard(&self);
+
+    /// Serves again by what was in force before the last commit.
+    fn roll_back(&self);
 }
 
 /// Room in the controller's queue; a full queue makes its sources wait.

@@ -6,15 +6,21 @@
 //! Must not know: how a file is parsed, map operations.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
 use crate::config;
+use crate::controller::checked::Health;
+use crate::controller::chronicle::{Chronicle, EventKind};
 use crate::controller::engine::Engine;
 use crate::controller::event::{AddressResult, Event, LoadResult};
+use crate::controller::overrides::Overrides;
 use crate::controller::request::{Refusal, RefusalKind, Request};
 use crate::controller::routes::{self, Routes};
+use crate::controller::standing::{Lives, Standing};
+use crate::controller::steer::Keeping;
 use crate::controller::task::{Controller, seed};
 use crate::controller::via::Via;
 use crate::controller::vrrp::Vrrp;
@@ -27,7 +33,15 @@ use crate::netlink::{Address, LinkTable, Netlink, Ownership, events};
 
 impl Controller {
     /// Brings up what the configuration asks for; on failure, takes down what it brought up.
-    pub(super) async fn begin(start: Start, events: mpsc::Sender<Event>) -> anyhow::Result<Self> {
+    pub(super) async fn begin(
+        mut start: Start,
+        events: mpsc::Sender<Event>,
+    ) -> anyhow::Result<Self> {
+        let kept = std::mem::take(&mut start.kept);
+        let overrides = Overrides { kept, ..Overrides::default() };
+        let (director, ignored) = overrides.apply(&start.director);
+        let file = std::mem::replace(&mut start.director, director);
+        start.warnings.extend(ignored);
         let netlink = Netlink::open()?;
         let links = netlink.links().await?;
         let mut engine = match &start.director.dataplane {
@@ -42,7 +56,9 @@ impl Controller {
             start,
             engine,
             runner: Runner::new(events.clone(), seed()),
-            health: HashMap::new(),
+            health: Health::default(),
+            lives: Lives::default(),
+            standing: Standing::default(),
             routes: Routes::default(),
             via: Via::default(),
             has_routes: false,
@@ -54,6 +70,7 @@ impl Controller {
             addresses: BTreeSet::new(),
             events: events.clone(),
             plan_at: None,
+            step_at: None,
             waiting: Vec::new(),
             addressing: false,
             reloading: false,
@@ -61,9 +78,13 @@ impl Controller {
             is_ready: false,
             is_planned: false,
             vrrp,
+            chronicle: Chronicle::default(),
             drift: 0,
             reloads: Reloads::default(),
             apply_error: None,
+            file,
+            overrides,
+            keeping: Keeping::default(),
             previous: None,
             reload_again: false,
             fatal: None,
@@ -171,13 +192,14 @@ impl Controller {
         systemd::reloading();
         let path = self.start.config_path.clone();
         let host_name = self.start.host_name.clone();
-        let events = self.events.clone();
+        let (events, admin) = (self.events.clone(), Arc::clone(&self.start.admin));
         tokio::task::spawn_blocking(move || {
             let name = path.display().to_string();
             let result = match std::fs::read_to_string(&path) {
                 Ok(text) => config::load(&name, &text, &host_name)
                     .map(Box::new)
-                    .map_err(|errors| errors.iter().map(ToString::to_string).collect()),
+                    .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+                    .and_then(|loaded| admin.stage(&loaded.director).map(|()| loaded)),
                 Err(error) => Err(vec![format!("{name}: {error}")]),
             };
             // A controller that is gone has no use for the file.
@@ -188,9 +210,6 @@ impl Controller {
     /// The file was read: take it over, or say why not.
     pub(super) fn loaded(&mut self, result: LoadResult, request: Option<Request>) {
         self.reloading = false;
-        if std::mem::take(&mut self.reload_again) {
-            self.begin_reload(None);
-        }
         let refused = match result {
             Ok(_) if self.stopping.is_some() => Some(vec!["the daemon is stopping".to_owned()]),
             Ok(loaded) => match self.take_over(*loaded) {
@@ -199,9 +218,17 @@ impl Controller {
             },
             Err(errors) => Some(errors),
         };
+        if refused.is_some() {
+            self.start.admin.discard();
+        }
+        // Not before: what is staged for the next file would take the place of this one's.
+        if std::mem::take(&mut self.reload_again) {
+            self.begin_reload(None);
+        }
         systemd::ready("serving");
         let Some(errors) = refused else {
             tracing::info!("configuration reloaded");
+            self.chronicle.add(EventKind::Config, "reload", "DONE", "");
             self.waiting.extend(request);
             return;
         };
@@ -209,6 +236,8 @@ impl Controller {
         for error in &errors {
             tracing::error!("reload refused: {error}");
         }
+        let first = errors.first().map_or("", String::as_str);
+        self.chronicle.add(EventKind::Config, "reload", "REFUSED", first);
         if let Some(request) = request {
             let line = "the file is refused, the old configuration stays in force";
             request.answer(Err(Refusal::invalid_config(line, errors)));
@@ -232,7 +261,13 @@ impl Controller {
             (self.start.set_log_level)(loaded.director.log.level);
         }
         self.start.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
-        let before = std::mem::replace(&mut self.start.director, loaded.director);
+        self.start.admin.commit();
+        let before = self.in_force(true);
+        self.overrides.passing.clear();
+        let (director, ignored) = self.overrides.apply(&loaded.director);
+        self.file = loaded.director;
+        self.start.director = director;
+        self.start.warnings.extend(ignored);
         self.previous.get_or_insert(before);
         self.follow_director();
         Ok(())

@@ -11,15 +11,17 @@ use lb_common::service::{RealServer as Element, Traffic};
 use lb_common::verdict::CounterKind;
 use lb_common::wire;
 
+use crate::controller::checked::Health;
 use crate::controller::document::{
-    Capacity, Check, Connection, Connections, Counters, Dataplane, HealthSummary, RealServer,
-    RealServerStats, ServiceStats, Stats, Status, VirtualService,
+    Capacity, Check, Connection, Connections, Counters, Dataplane, HealthSummary, Quorum,
+    RealServer, RealServerStats, ServiceStats, SorryServer, Stats, Status, VirtualService,
 };
 use crate::controller::engine::Engine;
-use crate::controller::wanted::{World, address, key};
+use crate::controller::standing::{ServiceStanding, Standing};
+use crate::controller::wanted::{address, key};
 use crate::dataplane::bpf::Clock;
 use crate::dataplane::listing::{Row, ip};
-use crate::health::{CheckStatus, HealthState, Observation, Target};
+use crate::health::{CheckStatus, HealthState, Observation, Outcome};
 use crate::metrics::Reloads;
 use crate::model::{self, Director, ForwardingMethod, Protocol};
 
@@ -29,8 +31,10 @@ pub struct Source<'a> {
     pub director: &'a Director,
     /// The data plane, if there is one.
     pub engine: Option<&'a mut Engine>,
-    /// What is known of the world.
-    pub world: World<'a>,
+    /// Where services and real servers stand.
+    pub standing: &'a Standing,
+    /// What was heard of probed targets.
+    pub health: &'a Health,
     /// What is not as it should be.
     pub warnings: &'a [String],
     /// Connections by which counts have drifted.
@@ -47,14 +51,14 @@ impl Source<'_> {
     pub fn status(&mut self) -> anyhow::Result<Status> {
         let director = self.director;
         let mut virtual_services = Vec::new();
-        for service in &director.virtual_services {
-            virtual_services.push(self.service(service)?);
+        for (at, service) in director.virtual_services.iter().enumerate() {
+            virtual_services.push(self.service(at, service)?);
         }
         Ok(Status {
             node: director.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             dataplane: self.dataplane()?,
-            health: HealthSummary { targets: self.world.health.len() as u64 },
+            health: HealthSummary { targets: self.health.len() as u64 },
             virtual_services,
             ..Status::default()
         })
@@ -77,12 +81,20 @@ impl Source<'_> {
         })
     }
 
-    fn service(&mut self, service: &model::VirtualService) -> anyhow::Result<VirtualService> {
+    fn service(
+        &mut self,
+        at: usize,
+        service: &model::VirtualService,
+    ) -> anyhow::Result<VirtualService> {
         let mut real_servers = Vec::new();
-        for server in &service.real_servers {
-            real_servers.push(self.real_server(service, server)?);
+        for (place, server) in service.real_servers.iter().enumerate() {
+            real_servers.push(self.real_server((at, place), service, server)?);
         }
-        let up = real_servers.iter().any(|server| server.effective_weight > 0);
+        let none = ServiceStanding::default();
+        let stands = self.standing.services.get(at).unwrap_or(&none);
+        let up = stands.has_quorum == Some(true);
+        let (live_weight, is_sorry) = (stands.live_weight, stands.is_sorry);
+        let sorry = service.sorry_server.map(|sorry| self.sorry_server(service, sorry, is_sorry));
         let traffic = self.service_traffic(service)?;
         Ok(VirtualService {
             name: service.name.clone(),
@@ -92,29 +104,76 @@ impl Source<'_> {
             forwarding: forwarding(service.forwarding).to_owned(),
             state: if up { "up" } else { "down" }.to_owned(),
             connections: traffic.connections,
+            live_weight,
+            quorum: Quorum {
+                up: service.quorum.up.into(),
+                hysteresis: service.quorum.hysteresis.into(),
+            },
+            sorry_server: sorry.transpose()?,
             real_servers,
         })
     }
 
+    fn sorry_server(
+        &mut self,
+        service: &model::VirtualService,
+        sorry: model::SorryServer,
+        in_use: bool,
+    ) -> anyhow::Result<SorryServer> {
+        let mut document = SorryServer {
+            address: sorry.address.to_string(),
+            port: sorry.port,
+            in_use,
+            ..SorryServer::default()
+        };
+        let index = self.index_of(service, sorry.address, sorry.port);
+        if let (Some(index), Some(engine)) = (index, self.engine.as_deref_mut()) {
+            let counts = engine.dataplane().tables().counts(index)?;
+            document.active_connections = counts.active;
+            document.inactive_connections = counts.inactive;
+            document.connections = engine.dataplane().tables().traffic(index)?.connections;
+        }
+        Ok(document)
+    }
+
+    /// All checks of a server, the ones that fail first.
+    fn checks(&self, (service, server): (usize, usize)) -> Vec<Check> {
+        let now = Instant::now();
+        let mut seen: Vec<Observation> =
+            self.health.of(service, server).map(|checked| checked.observed.get()).collect();
+        seen.sort_by_key(|seen| {
+            match (seen.state, seen.last.as_ref().map(|r| r.status.outcome())) {
+                (HealthState::Down, Some(Outcome::Failure)) => 0,
+                (HealthState::Down, _) => 1,
+                (HealthState::Up, Some(Outcome::Failure)) => 2,
+                (HealthState::Up, _) => 3,
+            }
+        });
+        seen.into_iter().map(|seen| check(seen, now)).collect()
+    }
+
     fn real_server(
         &mut self,
+        place: (usize, usize),
         service: &model::VirtualService,
         server: &model::RealServer,
     ) -> anyhow::Result<RealServer> {
-        let effective = self.world.effective(service, server);
-        let checked = Target::of(server).map(|target| self.world.health.get(&target));
+        let stands = self.standing.server(place.0, place.1).copied();
+        let effective = stands.map(|stands| stands.effective);
+        let mut checks = self.checks(place);
+        let worst = checks.first().cloned();
+        if checks.len() == 1 {
+            checks.clear();
+        }
         let mut document = RealServer {
             address: server.address.to_string(),
             port: server.port,
             weight: server.weight,
-            effective_weight: effective.weight,
-            state: effective.state.name().to_owned(),
-            check: checked.map(|checked| match checked {
-                Some(checked) => check(checked.observed.get(), Instant::now()),
-                None => {
-                    Check { status: CheckStatus::Initializing.name().into(), ..Check::default() }
-                }
-            }),
+            effective_weight: effective.map_or(0, |effective| effective.weight),
+            state: effective.map_or("down", |effective| effective.state.name()).to_owned(),
+            slow_start_percent: stands.and_then(|s| s.ramp).map(|part| (part * 100.0) as u8),
+            check: worst,
+            checks,
             ..RealServer::default()
         };
         let (Some(index), Some(engine)) = (self.index(service, server), self.engine.as_deref_mut())
@@ -175,8 +234,12 @@ impl Source<'_> {
         service: &model::VirtualService,
         server: &model::RealServer,
     ) -> Option<u32> {
+        self.index_of(service, server.address, server.port)
+    }
+
+    fn index_of(&self, service: &model::VirtualService, ip: IpAddr, port: u16) -> Option<u32> {
         let key = key(service.listen.first()?);
-        self.engine.as_deref()?.server_index(&key, address(server.address), server.port)
+        self.engine.as_deref()?.server_index(&key, address(ip), port)
     }
 
     pub(super) fn service_traffic(

@@ -13,8 +13,10 @@ use tokio::sync::oneshot;
 
 use crate::config;
 use crate::controller::document::{
-    Bans, Connections, Error, Explanation, Lifted, Reload, Resigned, Stats, Status, Vrrp,
+    Bans, Connections, Error, Events, Explanation, Lifted, Reload, Resigned, Stats, Status,
+    Steered, Vrrp,
 };
+use crate::controller::overrides::Action;
 use crate::metrics::Snapshot;
 use crate::model::{Listen, Prefix};
 
@@ -80,8 +82,62 @@ pub enum Verb {
         /// The instance.
         name: String,
     },
+    /// Change a server; answered with [`Steered`] when the maps follow.
+    Steer(Steer),
+    /// [`Events`].
+    Events,
     /// Read the configuration file again; answered when it serves or is refused.
     Reload,
+}
+
+/// A change of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Steer {
+    /// The virtual service.
+    pub service: String,
+    /// The server's address.
+    pub address: IpAddr,
+    /// The server's port; may be left out where there is no doubt.
+    pub port: Option<u16>,
+    /// What is to become of it.
+    pub action: Action,
+    /// It holds over reloads and restarts.
+    pub persist: bool,
+}
+
+impl Steer {
+    /// Reads `service/address[:port]`.
+    ///
+    /// # Errors
+    /// In words, with what to write.
+    pub fn target(text: &str) -> Result<(String, IpAddr, Option<u16>), String> {
+        let wrong = || {
+            format!(
+                "{text:?} is not SERVICE/ADDRESS[:PORT], such as web/10.0.0.1:80 or web/[::1]:80"
+            )
+        };
+        let (service, end) = text.rsplit_once('/').ok_or_else(wrong)?;
+        let (address, port) = match end.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(address) => (address, None),
+            Err(_) => {
+                let end: SocketAddr = end.parse().map_err(|_| wrong())?;
+                (end.ip(), Some(end.port()))
+            }
+        };
+        if service.is_empty() || port == Some(0) {
+            return Err(wrong());
+        }
+        Ok((service.to_owned(), address.to_canonical(), port))
+    }
+
+    /// `service/address[:port]`.
+    pub fn shown(&self) -> String {
+        let Self { service, address, port, .. } = self;
+        match port {
+            Some(port) => format!("{service}/{}", SocketAddr::new(*address, *port)),
+            None => format!("{service}/{address}"),
+        }
+    }
 }
 
 /// A packet that is asked about: its ends are of one family.
@@ -151,6 +207,10 @@ pub enum Document {
     Vrrp(Vrrp),
     /// To [`Verb::Resign`].
     Resigned(Resigned),
+    /// To [`Verb::Steer`].
+    Steered(Steered),
+    /// To [`Verb::Events`].
+    Events(Events),
 }
 
 /// A request that was not done.
@@ -173,6 +233,8 @@ pub enum RefusalKind {
     Busy,
     /// The daemon or its host failed.
     Failed,
+    /// The answer did not come in time.
+    Late,
 }
 
 impl Refusal {

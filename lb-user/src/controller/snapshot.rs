@@ -20,8 +20,8 @@ impl Source<'_> {
     pub fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
         let director = self.director;
         let mut services = Vec::with_capacity(director.virtual_services.len());
-        for service in &director.virtual_services {
-            services.push(self.measured_service(service)?);
+        for (at, service) in director.virtual_services.iter().enumerate() {
+            services.push(self.measured_service(at, service)?);
         }
         let drift = self.drift;
         Ok(Snapshot {
@@ -34,14 +34,19 @@ impl Source<'_> {
         })
     }
 
-    fn measured_service(&mut self, service: &model::VirtualService) -> anyhow::Result<Service> {
+    fn measured_service(
+        &mut self,
+        at: usize,
+        service: &model::VirtualService,
+    ) -> anyhow::Result<Service> {
         let mut real_servers = Vec::with_capacity(service.real_servers.len());
-        for server in &service.real_servers {
-            real_servers.push(self.measured_server(service, server)?);
+        for (place, server) in service.real_servers.iter().enumerate() {
+            real_servers.push(self.measured_server((at, place), service, server)?);
         }
+        let stands = self.standing.services.get(at);
         Ok(Service {
             name: service.name.clone(),
-            up: real_servers.iter().any(|server| server.effective_weight > 0),
+            up: stands.is_some_and(|stands| stands.has_quorum == Some(true)),
             traffic: self.service_traffic(service)?,
             real_servers,
         })
@@ -49,19 +54,23 @@ impl Source<'_> {
 
     fn measured_server(
         &mut self,
+        place: (usize, usize),
         service: &model::VirtualService,
         server: &model::RealServer,
     ) -> anyhow::Result<RealServer> {
-        let effective = self.world.effective(service, server);
+        let stands = self.standing.server(place.0, place.1);
+        let effective = stands.map(|stands| stands.effective);
         let counts = match (self.index(service, server), self.engine.as_deref_mut()) {
             (Some(index), Some(engine)) => Some(engine.dataplane().tables().counts(index)?),
             _ => None,
         };
         Ok(RealServer {
             endpoint: SocketAddr::new(server.address, server.port).to_string(),
-            up: !matches!(effective.state, ServerState::Down | ServerState::Disabled),
+            up: effective.is_some_and(|effective| {
+                !matches!(effective.state, ServerState::Down | ServerState::Disabled)
+            }),
             weight: server.weight.into(),
-            effective_weight: effective.weight.into(),
+            effective_weight: effective.map_or(0, |effective| effective.weight.into()),
             active: counts.map_or(0, |counts| counts.active),
             inactive: counts.map_or(0, |counts| counts.inactive),
             traffic: self.server_traffic(service, server)?,

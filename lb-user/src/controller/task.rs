@@ -5,20 +5,24 @@
 //!
 //! Must not know: HTTP, argv, map layouts.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use lb_common::service::{EVENT_NEIGHBOUR, EVENT_PATH_MTU};
 use tokio::sync::mpsc;
 
-use crate::controller::checked::{Checked, Health};
+use crate::controller::checked::Health;
+use crate::controller::chronicle::Chronicle;
 use crate::controller::document::Status;
 use crate::controller::engine::{Engine, HEARTBEAT_MAX};
 use crate::controller::event::{Event, Signal};
+use crate::controller::overrides::Overrides;
 use crate::controller::report::{self, Names, Source};
 use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request, Verb};
 use crate::controller::routes::{Ask, Routes};
+use crate::controller::standing::{Lives, Standing};
+use crate::controller::steer::Keeping;
 use crate::controller::via::Via;
 use crate::controller::vrrp::Vrrp;
 use crate::controller::wanted::{self, World};
@@ -45,6 +49,10 @@ pub(super) struct Controller {
     pub(super) engine: Option<Engine>,
     pub(super) runner: Runner<Event>,
     pub(super) health: Health,
+    /// What is remembered of services.
+    pub(super) lives: Lives,
+    /// Where they stand, as of the last plan.
+    pub(super) standing: Standing,
     pub(super) routes: Routes,
     pub(super) via: Via,
     /// Nothing is planned before links and next hops were heard of once.
@@ -61,6 +69,8 @@ pub(super) struct Controller {
     pub(super) events: mpsc::Sender<Event>,
     /// When the next plan is made, if anything changed.
     pub(super) plan_at: Option<Instant>,
+    /// When a share changes by itself, because a server comes back slowly.
+    pub(super) step_at: Option<Instant>,
     /// Reloads that are answered once the new file serves.
     pub(super) waiting: Vec<Request>,
     pub(super) reloading: bool,
@@ -71,15 +81,34 @@ pub(super) struct Controller {
     /// The maps hold what the configuration asks for.
     pub(super) is_planned: bool,
     pub(super) vrrp: Vrrp,
+    pub(super) chronicle: Chronicle,
     pub(super) drift: u64,
     pub(super) reloads: Reloads,
     pub(super) apply_error: Option<String>,
-    /// What was in force before a reload whose plan is not written yet.
-    pub(super) previous: Option<Director>,
+    /// The configuration as the file has it, without what was changed at run time.
+    pub(super) file: Director,
+    /// What was changed at run time.
+    pub(super) overrides: Overrides,
+    pub(super) keeping: Keeping,
+    /// What was in force before a change whose plan is not written yet.
+    pub(super) previous: Option<InForce>,
     /// A reload was asked for while another was under way.
     pub(super) reload_again: bool,
     /// Why the daemon ends by itself.
     pub(super) fatal: Option<anyhow::Error>,
+}
+
+/// What can be gone back to.
+#[derive(Debug)]
+pub(super) struct InForce {
+    /// The configuration in force.
+    pub(super) director: Director,
+    /// As the file had it.
+    pub(super) file: Director,
+    /// What was changed at run time.
+    pub(super) overrides: Overrides,
+    /// It was replaced by a reload.
+    pub(super) is_reload: bool,
 }
 
 impl Controller {
@@ -129,9 +158,7 @@ impl Controller {
     }
 
     fn health_changed(&mut self, change: &Change) {
-        // One that is not known was removed while its change was under way.
-        let checked = self.health.get_mut(&*change.target);
-        if checked.is_some_and(Checked::hear) {
+        if self.health.hear(&change.target) {
             self.change();
         }
     }
@@ -164,7 +191,9 @@ impl Controller {
     }
 
     fn wake_at(&self) -> Option<Instant> {
-        self.plan_at.into_iter().chain(self.resolving.values().copied()).chain(self.stopping).min()
+        let step = self.step_at;
+        let deadlines = self.plan_at.into_iter().chain(self.stopping).chain(step);
+        deadlines.chain(self.resolving.values().copied()).min()
     }
 
     fn wake(&mut self) {
@@ -179,6 +208,9 @@ impl Controller {
         if self.resolving.len() != before {
             self.change();
         }
+        if self.step_at.take_if(|at| *at <= now).is_some() {
+            self.change();
+        }
         if self.plan_at.is_some_and(|at| at <= now) {
             self.plan_at = None;
             if self.has_routes {
@@ -188,7 +220,8 @@ impl Controller {
     }
 
     /// Brings the maps in line, and answers those who waited for it.
-    fn plan(&mut self) {
+    pub(super) fn plan(&mut self) {
+        self.judge();
         let result = self.apply();
         match &result {
             Ok(count) => {
@@ -196,7 +229,7 @@ impl Controller {
                     tracing::debug!(operations = count, "maps written");
                 }
                 self.apply_error = None;
-                if self.previous.take().is_some() {
+                if self.previous.take().is_some_and(|previous| previous.is_reload) {
                     self.reloads.end(true);
                 }
                 self.follow_destinations();
@@ -231,8 +264,13 @@ impl Controller {
         if !self.is_ready {
             self.fatal = Some(anyhow::anyhow!("{error:#}"));
         } else if let Some(previous) = self.previous.take() {
-            self.reloads.end(false);
-            self.start.director = previous;
+            if previous.is_reload {
+                self.reloads.end(false);
+                self.start.admin.roll_back();
+            }
+            self.start.director = previous.director;
+            self.file = previous.file;
+            self.overrides = previous.overrides;
             self.follow_director();
         }
     }
@@ -249,7 +287,7 @@ impl Controller {
         let resolving = self.resolving.keys().copied().collect();
         let jiffies = |span| clock.jiffies_in(span);
         let world = World {
-            health: &self.health,
+            standing: &self.standing,
             leaving: &leaving,
             routes: &self.routes,
             resolving: &resolving,
@@ -333,6 +371,11 @@ impl Controller {
                 request.answer(reply);
             }
             Verb::Resign { name } => self.resign(request, &name),
+            Verb::Steer(steer) => self.steer(request, &steer),
+            Verb::Events => {
+                let events = self.chronicle.document();
+                request.answer(Ok(Document::Events(events)));
+            }
             Verb::Explain(asked) => self.explain(request, asked),
             Verb::Unban { prefix } => {
                 let reply = self.unban(prefix);
@@ -341,24 +384,17 @@ impl Controller {
         }
     }
 
-    fn with_source(
+    pub(super) fn with_source(
         &mut self,
         document: impl FnOnce(&mut Source<'_>) -> anyhow::Result<Document>,
     ) -> Reply {
-        let resolving = self.resolving.keys().copied().collect();
         let mut warnings = self.start.warnings.clone();
         warnings.extend(self.apply_error.iter().map(|e| format!("the maps are not current: {e}")));
         let mut source = Source {
             director: &self.start.director,
             engine: self.engine.as_mut(),
-            world: World {
-                health: &self.health,
-                leaving: &BTreeMap::new(),
-                routes: &self.routes,
-                resolving: &resolving,
-                jiffies: &|_| 0,
-                heartbeat_max: HEARTBEAT_MAX,
-            },
+            standing: &self.standing,
+            health: &self.health,
             warnings: &warnings,
             drift: self.drift,
             reloads: self.reloads,

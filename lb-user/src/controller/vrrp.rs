@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use crate::controller::chronicle::EventKind;
 use crate::controller::document::{Resigned, Vrrp as VrrpDocument, VrrpInstance, VrrpScript};
 use crate::controller::event::Event;
 use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request};
 use crate::controller::task::Controller;
-use crate::controller::wanted::World;
 use crate::metrics;
 use crate::model::{self, Director, Script};
 use crate::notify::{Notifier, Settings};
@@ -35,7 +35,7 @@ pub(super) struct Vrrp {
     /// Runs the scripts.
     tracker: Tracker<Event>,
     /// Tells people and programs of transitions.
-    notifier: Notifier,
+    pub(super) notifier: Notifier,
     /// The line to the speaker, once an instance has asked for one.
     client: Option<Client>,
     is_up: bool,
@@ -175,8 +175,6 @@ impl Controller {
     /// What is known of tracked objects.
     fn known(&self) -> Known {
         let director = &self.start.director;
-        let resolving = self.resolving.keys().copied().collect();
-        let world = self.world(&resolving);
         let tracked: BTreeSet<&str> = director
             .vrrp
             .instances
@@ -184,12 +182,10 @@ impl Controller {
             .flat_map(|instance| &instance.track.virtual_services)
             .map(|service| service.name.as_str())
             .collect();
-        let services = director.virtual_services.iter();
-        let services = services.filter(|service| tracked.contains(service.name.as_str()));
-        let services = services.map(|service| {
-            let takes_new = |server| world.effective(service, server).weight > 0;
-            let has_quorum = service.real_servers.iter().any(takes_new);
-            (service.name.clone(), self.is_planned.then_some(has_quorum))
+        let services = director.virtual_services.iter().zip(&self.standing.services);
+        let services = services.filter(|(service, _)| tracked.contains(service.name.as_str()));
+        let services = services.map(|(service, stands)| {
+            (service.name.clone(), stands.has_quorum.filter(|_| self.is_planned))
         });
         let plane = director.dataplane.as_ref();
         Known {
@@ -250,6 +246,8 @@ impl Controller {
     fn entered(&mut self, entered: &Entered) {
         let notification = speech::notification(&self.start.director, entered);
         if let Some(notification) = notification {
+            let (name, state) = (&notification.name, notification.state.word());
+            self.chronicle.add(EventKind::Vrrp, name, state, &notification.cause);
             self.vrrp.notifier.send(notification);
         }
     }
@@ -383,21 +381,6 @@ impl Controller {
         };
         director.vrrp.instances.iter().map(document).collect()
     }
-
-    /// What real servers are worth by now.
-    fn world<'a>(
-        &'a self,
-        resolving: &'a std::collections::HashSet<std::net::IpAddr>,
-    ) -> World<'a> {
-        World {
-            health: &self.health,
-            leaving: &NOBODY,
-            routes: &self.routes,
-            resolving,
-            jiffies: &|_| 0,
-            heartbeat_max: crate::controller::engine::HEARTBEAT_MAX,
-        }
-    }
 }
 
 /// What holds for all notifications.
@@ -419,6 +402,3 @@ fn sweep(director: &Director) {
 
 /// How long a stop waits for commands and mails.
 const GOODBYE: Duration = Duration::from_secs(3);
-
-static NOBODY: std::collections::BTreeMap<u32, std::net::IpAddr> =
-    std::collections::BTreeMap::new();

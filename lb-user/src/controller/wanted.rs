@@ -17,21 +17,19 @@ use lb_common::service::{
 };
 use lb_common::wire::{self, Link};
 
-use crate::controller::checked;
-use crate::controller::effective::{AdminState, Effective, Health, effective};
 use crate::controller::routes::Routes;
-use crate::health::Target;
+use crate::controller::standing::{ServerStanding, ServiceStanding, Standing};
 use crate::model::{
-    Dataplane, Director, ForwardingMethod, Hash, Listen, Protocol, RealServer, Replies,
-    VirtualService,
+    Dataplane, Director, ForwardingMethod, Hash, Listen, Protocol, RealServer, Replies, Scheduler,
+    SorryServer, VirtualService,
 };
 use crate::netlink::NextHop;
 use crate::plan::{Path, Settings, Wanted, WantedServer, WantedService};
 
 /// What is known beside the configuration.
 pub struct World<'a> {
-    /// What was heard of checked targets.
-    pub health: &'a checked::Health,
+    /// Where services and real servers stand.
+    pub standing: &'a Standing,
     /// Links and next hops.
     pub routes: &'a Routes,
     /// Addresses whose next hop is still being looked for: nothing new is sent there yet.
@@ -44,19 +42,10 @@ pub struct World<'a> {
     pub heartbeat_max: Duration,
 }
 
-impl World<'_> {
-    /// What becomes of a real server now.
-    pub fn effective(&self, service: &VirtualService, server: &RealServer) -> Effective {
-        let checked = Target::of(server).and_then(|target| self.health.get(&target));
-        let health = checked.map(|c| Health { state: c.state, failed: c.failed });
-        effective(server, service.on_failure, health, AdminState::Ready)
-    }
-}
-
 /// What the maps should hold.
 pub fn compile(director: &Director, plane: &Dataplane, world: &World<'_>) -> Wanted {
     Wanted {
-        services: director.virtual_services.iter().map(|s| service(s, world)).collect(),
+        services: services(director, world),
         timeouts: vec![(0, timeouts(plane, world))],
         settings: Settings {
             heartbeat_max: (world.jiffies)(world.heartbeat_max),
@@ -79,10 +68,19 @@ fn flags(plane: &Dataplane) -> u64 {
     route | allow_only
 }
 
-fn service(service: &VirtualService, world: &World<'_>) -> WantedService {
+/// A service that nothing is known of yet is not in the maps.
+fn services(director: &Director, world: &World<'_>) -> Vec<WantedService> {
+    let pairs = director.virtual_services.iter().zip(&world.standing.services);
+    pairs.map(|(written, stands)| service(written, stands, world)).collect()
+}
+
+fn service(service: &VirtualService, stands: &ServiceStanding, world: &World<'_>) -> WantedService {
+    let pairs = service.real_servers.iter().zip(&stands.servers);
+    let servers = pairs.map(|(written, stands)| server(written, stands, world));
+    let sorry = service.sorry_server.map(|server| sorry_server(server, stands.is_sorry, world));
     WantedService {
         listen: service.listen.iter().map(key).collect(),
-        scheduler: service.scheduler,
+        scheduler: by_share(service.scheduler, stands.is_slow),
         method: match service.forwarding {
             ForwardingMethod::Dr => METHOD_DR,
             ForwardingMethod::Nat => METHOD_NAT,
@@ -92,7 +90,7 @@ fn service(service: &VirtualService, world: &World<'_>) -> WantedService {
         reset: service.reset_on_removal,
         flags: hash_flags(service),
         timeouts: 0,
-        servers: service.real_servers.iter().map(|rs| server(service, rs, world)).collect(),
+        servers: servers.chain(sorry).collect(),
     }
 }
 
@@ -106,18 +104,50 @@ fn hash_flags(service: &VirtualService) -> u32 {
     flag(port, SERVICE_HASH_PORT) | flag(fallback, SERVICE_HASH_FALLBACK)
 }
 
-fn server(service: &VirtualService, server: &RealServer, world: &World<'_>) -> WantedServer {
-    let effective = world.effective(service, server);
-    let waits = world.resolving.contains(&server.address);
+/// While a server comes back slowly, its share counts for schedulers that go by no weights as well.
+fn by_share(scheduler: Scheduler, is_slow: bool) -> Scheduler {
+    match scheduler {
+        Scheduler::Rr if is_slow => Scheduler::Wrr,
+        Scheduler::Lc if is_slow => Scheduler::Wlc,
+        same => same,
+    }
+}
+
+fn server(server: &RealServer, stands: &ServerStanding, world: &World<'_>) -> WantedServer {
+    let effective = stands.effective;
     WantedServer {
-        address: address(server.address),
-        port: server.port,
-        weight: if waits { 0 } else { effective.weight },
+        weight: if waits(server.address, world) { 0 } else { stands.share },
         place: effective.in_pool.then_some(server.weight),
-        configured: true,
-        next_hop: world.routes.hops.get(&server.address).map(link),
-        path: path(world.routes, server.address),
         expire: effective.expire_connections,
+        ..reached(server.address, server.port, world)
+    }
+}
+
+/// The sorry server is one of the service's servers, without a share while it is not needed.
+fn sorry_server(server: SorryServer, is_used: bool, world: &World<'_>) -> WantedServer {
+    WantedServer {
+        weight: u32::from(is_used && !waits(server.address, world)),
+        place: is_used.then_some(1),
+        ..reached(server.address, server.port, world)
+    }
+}
+
+/// Its next hop is still being looked for.
+fn waits(ip: IpAddr, world: &World<'_>) -> bool {
+    world.resolving.contains(&ip)
+}
+
+/// A server without a share, and the way to it.
+fn reached(ip: IpAddr, port: u16, world: &World<'_>) -> WantedServer {
+    WantedServer {
+        address: address(ip),
+        port,
+        weight: 0,
+        place: None,
+        configured: true,
+        next_hop: world.routes.hops.get(&ip).map(link),
+        path: path(world.routes, ip),
+        expire: false,
     }
 }
 
@@ -203,8 +233,8 @@ fn interfaces(plane: &Dataplane, routes: &Routes) -> BTreeMap<u32, Interface> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::{HealthState, Observed};
-    use crate::model::{AttachMode, CheckKind, HealthCheck, OnFailure, Scheduler, Via};
+    use crate::controller::effective::{Effective, ServerState};
+    use crate::model::{AdminState, AttachMode, OnFailure};
 
     fn plane() -> Dataplane {
         Dataplane {
@@ -221,7 +251,7 @@ mod tests {
         }
     }
 
-    fn director(health_check: Option<HealthCheck>, on_failure: OnFailure) -> Director {
+    fn director() -> Director {
         let ip = |text: &str| text.parse().expect("an address");
         Director {
             node: "n".into(),
@@ -237,15 +267,20 @@ mod tests {
                 hash: Hash::default(),
                 forwarding: ForwardingMethod::Nat,
                 tunnel: crate::model::Tunnel::default(),
-                on_failure,
+                on_failure: OnFailure::Remove,
                 reset_on_removal: false,
                 real_servers: vec![RealServer {
                     address: ip("10.0.0.1"),
                     port: 8080,
                     weight: 3,
-                    disabled: false,
-                    health_check,
+                    admin: AdminState::Ready,
+                    health_checks: Vec::new(),
                 }],
+                added_server: crate::model::AddedServer::default(),
+                quorum: crate::model::Quorum::default(),
+                notify: crate::model::ServiceNotify::default(),
+                sorry_server: Some(SorryServer { address: ip("10.0.0.9"), port: 80 }),
+                slow_start: Duration::ZERO,
             }],
             vrrp: crate::model::Vrrp::default(),
             notifications: crate::model::Notifications::default(),
@@ -254,84 +289,72 @@ mod tests {
         }
     }
 
-    fn tcp_check() -> HealthCheck {
-        HealthCheck {
-            kind: CheckKind::Tcp,
-            interval: Duration::from_secs(1),
-            retry_interval: Duration::from_secs(1),
-            timeout: Duration::from_secs(1),
-            rise: 1,
-            fall: 1,
-            port: None,
-            starts_up: false,
-            flap: None,
-            via: Via::Direct,
-        }
+    const UP: Effective =
+        Effective { weight: 3, state: ServerState::Up, in_pool: true, expire_connections: false };
+
+    fn stands(effective: Effective) -> ServiceStanding {
+        let server = ServerStanding { effective, share: effective.weight, ramp: None };
+        ServiceStanding { servers: vec![server], ..ServiceStanding::default() }
     }
 
-    fn compiled(
-        director: &Director,
-        health: Option<HealthState>,
-        failed: bool,
-        resolving: bool,
-    ) -> WantedServer {
-        let target = Target::of(&director.virtual_services[0].real_servers[0]);
-        let checked = |state| checked::Checked { state, failed, observed: Observed::new(state, 1) };
-        let health = target.zip(health.map(checked)).into_iter().collect();
+    fn compiled(director: &Director, stands: ServiceStanding, resolving: bool) -> WantedService {
         let address = director.virtual_services[0].real_servers[0].address;
         let resolving = resolving.then_some(address).into_iter().collect();
         let world = World {
-            health: &health,
+            standing: &Standing { services: vec![stands] },
             leaving: &BTreeMap::new(),
             routes: &Routes::default(),
             resolving: &resolving,
             jiffies: &|span| span.as_secs() * 100,
             heartbeat_max: Duration::from_secs(4),
         };
-        let wanted = compile(director, &plane(), &world);
+        let mut wanted = compile(director, &plane(), &world);
         assert_eq!(wanted.settings.flags, CONFIG_REPLY_ROUTE);
         assert_eq!((wanted.settings.hz, wanted.settings.heartbeat_max), (100, 400));
         assert_eq!(wanted.timeouts[0].1.by_state[State::ESTABLISHED.raw() as usize], 90_000);
-        wanted.services[0].servers[0]
+        wanted.services.remove(0)
     }
 
     #[test]
-    fn a_failed_check_takes_the_weight_and_expires_as_configured() {
-        let checked = director(Some(tcp_check()), OnFailure::Remove);
-        let up = compiled(&checked, Some(HealthState::Up), false, false);
-        assert_eq!((up.weight, up.expire), (3, false));
-        let down = compiled(&checked, Some(HealthState::Down), true, false);
-        assert_eq!((down.weight, down.expire), (0, true));
-        let quiet = director(Some(tcp_check()), OnFailure::Quiesce);
-        let down = compiled(&quiet, Some(HealthState::Down), true, false);
-        assert_eq!((down.weight, down.expire), (0, false));
+    fn servers_are_as_they_stand() {
+        let up = compiled(&director(), stands(UP), false).servers[0];
+        assert_eq!((up.weight, up.place, up.expire), (3, Some(3), false));
+        let failed = Effective { weight: 0, in_pool: false, expire_connections: true, ..UP };
+        let down = compiled(&director(), stands(failed), false).servers[0];
+        assert_eq!((down.weight, down.place, down.expire), (0, None, true));
+        let quiet = Effective { weight: 0, ..UP };
+        let quiet = compiled(&director(), stands(quiet), false).servers[0];
+        assert_eq!((quiet.weight, quiet.place, quiet.expire), (0, Some(3), false));
     }
 
     #[test]
-    fn a_server_that_was_never_up_is_not_expired() {
-        let checked = director(Some(tcp_check()), OnFailure::Remove);
-        let first = compiled(&checked, Some(HealthState::Down), false, false);
-        assert_eq!((first.weight, first.expire), (0, false));
+    fn the_sorry_server_has_a_share_only_when_it_is_used() {
+        let idle = compiled(&director(), stands(UP), false).servers[1];
+        assert_eq!((idle.weight, idle.place), (0, None));
+        let sorry = ServiceStanding { is_sorry: true, ..stands(UP) };
+        let used = compiled(&director(), sorry, false).servers[1];
+        assert_eq!((used.weight, used.place), (1, Some(1)));
     }
 
     #[test]
-    fn a_removed_server_leaves_its_place_and_a_quiesced_one_keeps_it() {
-        for (on_failure, place) in [(OnFailure::Remove, None), (OnFailure::Quiesce, Some(3))] {
-            let checked = director(Some(tcp_check()), on_failure);
-            let up = compiled(&checked, Some(HealthState::Up), false, false);
-            assert_eq!((up.weight, up.place), (3, Some(3)));
-            for failed in [false, true] {
-                let down = compiled(&checked, Some(HealthState::Down), failed, false);
-                assert_eq!((down.weight, down.place), (0, place), "{on_failure:?}");
-            }
+    fn shares_count_while_a_server_comes_back_slowly() {
+        for (scheduler, slow) in [
+            (Scheduler::Rr, Scheduler::Wrr),
+            (Scheduler::Lc, Scheduler::Wlc),
+            (Scheduler::Wlc, Scheduler::Wlc),
+            (Scheduler::Mh, Scheduler::Mh),
+        ] {
+            let mut director = director();
+            director.virtual_services[0].scheduler = scheduler;
+            assert_eq!(compiled(&director, stands(UP), false).scheduler, scheduler);
+            let is_slow = ServiceStanding { is_slow: true, ..stands(UP) };
+            assert_eq!(compiled(&director, is_slow, false).scheduler, slow);
         }
-        let waiting = compiled(&director(None, OnFailure::Remove), None, false, true);
-        assert_eq!((waiting.weight, waiting.place), (0, Some(3)));
     }
 
     #[test]
     fn hash_options_count_for_schedulers_that_hash() {
-        let mut director = director(None, OnFailure::Remove);
+        let mut director = director();
         let service = &mut director.virtual_services[0];
         service.hash = Hash { port: true, fallback: true };
         for (scheduler, flags) in [
@@ -348,8 +371,7 @@ mod tests {
 
     #[test]
     fn a_server_without_a_next_hop_waits_while_it_is_looked_for() {
-        let unchecked = director(None, OnFailure::Remove);
-        assert_eq!(compiled(&unchecked, None, false, true).weight, 0);
-        assert_eq!(compiled(&unchecked, None, false, false).weight, 3);
+        let waiting = compiled(&director(), stands(UP), true).servers[0];
+        assert_eq!((waiting.weight, waiting.place), (0, Some(3)));
     }
 }

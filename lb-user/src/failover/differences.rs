@@ -9,7 +9,8 @@ use super::Node;
 use super::pairs::{self, Pair};
 use super::report::{Finding, Kind};
 use crate::model::{
-    Director, InitialState, Listen, RealServer, VirtualService, VrrpInstance, VrrpVersion,
+    AdminState, Director, InitialState, Listen, RealServer, VirtualService, VrrpInstance,
+    VrrpVersion,
 };
 
 /// Every difference that matters.
@@ -266,7 +267,8 @@ impl Files<'_> {
             return None;
         }
         let hashed = |service: &VirtualService| -> BTreeSet<(IpAddr, u16, u32)> {
-            let servers = service.real_servers.iter().filter(|server| !server.disabled);
+            let in_pool = |server: &&RealServer| server.admin != AdminState::Disabled;
+            let servers = service.real_servers.iter().filter(in_pool);
             servers
                 .map(|RealServer { address, port, weight, .. }| (*address, *port, *weight))
                 .collect()

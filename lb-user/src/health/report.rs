@@ -19,15 +19,17 @@ pub struct Target {
 }
 
 impl Target {
-    /// The target of a real server, or `None` when it is not checked.
-    pub fn of(server: &RealServer) -> Option<Self> {
-        let mut check = server.health_check.clone()?;
-        let port = match check.kind {
-            CheckKind::Ping => 0,
-            CheckKind::Tcp | CheckKind::Http(_) => check.port.unwrap_or(server.port),
-        };
-        check.port = None;
-        Some(Self { address: SocketAddr::new(server.address, port), check })
+    /// The targets of a real server, one for each of its checks.
+    pub fn all(server: &RealServer) -> impl Iterator<Item = Self> {
+        server.health_checks.iter().map(|check| {
+            let mut check = check.clone();
+            let port = match check.kind {
+                CheckKind::Ping => 0,
+                CheckKind::Tcp | CheckKind::Http(_) => check.port.unwrap_or(server.port),
+            };
+            check.port = None;
+            Self { address: SocketAddr::new(server.address, port), check }
+        })
     }
 }
 
@@ -73,6 +75,23 @@ impl CheckStatus {
             Self::L7Response => "L7RSP",
             Self::L7Status => "L7STS",
             Self::SocketError => "SOCKERR",
+        }
+    }
+
+    /// What it means, in HAProxy's words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Initializing => "Initializing",
+            Self::L4Ok => "Layer4 check passed",
+            Self::L4Con => "Layer4 connection problem",
+            Self::L4Timeout => "Layer4 timeout",
+            Self::L6Timeout => "Layer6 timeout",
+            Self::L6Response => "Layer6 invalid response",
+            Self::L7Ok => "Layer7 check passed",
+            Self::L7Timeout => "Layer7 timeout",
+            Self::L7Response => "Layer7 invalid response",
+            Self::L7Status => "Layer7 wrong status",
+            Self::SocketError => "Socket error",
         }
     }
 
@@ -171,7 +190,7 @@ impl Observed {
     }
 
     /// Takes a result and what the machine made of it. `now` is the wall clock.
-    pub(in crate::health) fn take(&self, machine: &Machine, result: ProbeResult, now: SystemTime) {
+    pub(crate) fn take(&self, machine: &Machine, result: ProbeResult, now: SystemTime) {
         let mut seen = self.lock();
         if seen.state != machine.state() {
             seen.last_change = Some(now);
@@ -193,29 +212,31 @@ impl Observed {
 mod tests {
     use super::*;
     use crate::health::fsm::tests::{check, result};
+    use crate::model::AdminState;
 
     fn server(check_port: Option<u16>) -> RealServer {
         RealServer {
             address: "10.0.0.1".parse().expect("an address"),
             port: 80,
             weight: 1,
-            disabled: false,
-            health_check: Some(HealthCheck { port: check_port, ..check(2, 3) }),
+            admin: AdminState::Ready,
+            health_checks: vec![HealthCheck { port: check_port, ..check(2, 3) }],
         }
     }
 
     #[test]
     fn a_check_on_the_servers_own_port_is_the_same_target_as_one_without_a_port() {
-        assert_eq!(Target::of(&server(None)), Target::of(&server(Some(80))));
-        let other = Target::of(&server(Some(8080))).expect("a target");
-        assert_eq!(other.address.port(), 8080);
+        let targets = |port| Target::all(&server(port)).collect::<Vec<_>>();
+        assert_eq!(targets(None), targets(Some(80)));
+        assert_eq!(targets(Some(8080))[0].address.port(), 8080);
     }
 
     #[test]
     fn pings_of_one_host_are_one_target_whatever_the_servers_ports() {
         let ping = |port| {
             let check = HealthCheck { kind: CheckKind::Ping, ..check(2, 3) };
-            Target::of(&RealServer { port, health_check: Some(check), ..server(None) })
+            let server = RealServer { port, health_checks: vec![check], ..server(None) };
+            Target::all(&server).collect::<Vec<_>>()
         };
         assert_eq!(ping(80), ping(443));
     }
@@ -264,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_server_without_a_check_has_no_target() {
-        let unchecked = RealServer { health_check: None, ..server(None) };
-        assert_eq!(Target::of(&unchecked), None);
+        let unchecked = RealServer { health_checks: Vec::new(), ..server(None) };
+        assert_eq!(Target::all(&unchecked).count(), 0);
     }
 }

@@ -170,13 +170,14 @@ async fn probe_for_ever<E: From<Change>>(
     }
 }
 
+/// What follows for services is told by whoever hears of the change.
 fn log(target: &Target, result: &ProbeResult, event: Option<HealthEvent>) {
     let status = result.status.name();
     tracing::debug!(address = %target.address, status, detail = result.detail, "probe");
     match event {
-        Some(HealthEvent::Up) => tracing::info!(address = %target.address, status, "target is up"),
+        Some(HealthEvent::Up) => tracing::debug!(address = %target.address, status, "target is up"),
         Some(HealthEvent::Down) => {
-            tracing::warn!(address = %target.address, status, detail = result.detail, "target is down");
+            tracing::debug!(address = %target.address, status, detail = result.detail, "target is down");
         }
         None => {}
     }

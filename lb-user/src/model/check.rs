@@ -14,6 +14,8 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 use regex::bytes::{Regex, RegexBuilder};
 use rustls::pki_types::ServerName;
 
+use crate::model::ForwardingMethod;
+
 /// A health check with every default applied.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HealthCheck {
@@ -57,6 +59,36 @@ impl Via {
             Self::Direct => None,
             Self::Service(way) => *way,
         }
+    }
+
+    /// The same for a real server of a service with these virtual addresses.
+    ///
+    /// # Errors
+    /// What does not fit, for people.
+    pub fn for_server(
+        self,
+        vips: &[IpAddr],
+        forwarding: ForwardingMethod,
+        server: IpAddr,
+    ) -> Result<Self, &'static str> {
+        if self == Self::Direct {
+            return Ok(self);
+        }
+        let tunnel = match forwarding {
+            ForwardingMethod::Dr => false,
+            ForwardingMethod::Tunnel => true,
+            ForwardingMethod::Nat => {
+                return Err(
+                    "this check is `via: service`, which is for dr and tunnel: with nat the \
+                            real server never sees the virtual address; use one with `via: direct`",
+                );
+            }
+        };
+        let vip = vips.iter().find(|vip| vip.is_ipv4() == server.is_ipv4()).ok_or(
+            "its check is `via: service`, which needs a `listen` address of the real server's \
+             family; add one, or use a check with `via: direct`",
+        )?;
+        Ok(Self::Service(Some(Way { vip: *vip, server, tunnel })))
     }
 }
 

@@ -4,13 +4,43 @@
 
 use std::time::SystemTime;
 
-/// What a notification is about. More kinds will come.
+/// What a notification is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// A VRRP instance.
     Instance,
     /// A VRRP sync group.
     Group,
+    /// A real server, whatever services have it.
+    RealServer,
+    /// The quorum of a virtual service.
+    VirtualService,
+}
+
+impl Kind {
+    /// keepalived's word: of its notify scripts, and of its `lvs_notify_fifo`.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Instance => "INSTANCE",
+            Self::Group => "GROUP",
+            Self::RealServer => "RS",
+            Self::VirtualService => "VS",
+        }
+    }
+
+    /// What its figure is.
+    fn figure(self) -> &'static str {
+        match self {
+            Self::Instance | Self::Group => "Priority",
+            Self::RealServer => "Services",
+            Self::VirtualService => "Weight",
+        }
+    }
+
+    /// Whether its mails may wait for each other and come as one.
+    pub fn is_gathered(self) -> bool {
+        matches!(self, Self::RealServer | Self::VirtualService)
+    }
 }
 
 /// The state that was entered.
@@ -24,6 +54,10 @@ pub enum State {
     Fault,
     /// It ends.
     Stop,
+    /// It serves.
+    Up,
+    /// It does not.
+    Down,
 }
 
 impl State {
@@ -34,6 +68,8 @@ impl State {
             Self::Backup => "BACKUP",
             Self::Fault => "FAULT",
             Self::Stop => "STOP",
+            Self::Up => "UP",
+            Self::Down => "DOWN",
         }
     }
 }
@@ -47,8 +83,9 @@ pub struct Notification {
     pub name: String,
     /// The state that it entered.
     pub state: State,
-    /// Its priority now.
-    pub priority: u8,
+    /// The last argument of commands: a priority, the live weight of a virtual service, the names of
+    /// the services that have a real server.
+    pub figure: String,
     /// Why, for people.
     pub cause: String,
     /// Commands as they are configured, in the order in which they run: that of the state, then
@@ -61,22 +98,20 @@ pub struct Notification {
 impl Notification {
     /// The words that are run for a configured command: keepalived's arguments come last.
     pub fn arguments(&self, command: &[String]) -> Vec<String> {
-        let kind = match self.kind {
-            Kind::Instance => "INSTANCE",
-            Kind::Group => "GROUP",
-        };
-        let priority = self.priority.to_string();
-        let ours = [kind, &self.name, self.state.word(), &priority].map(str::to_owned);
+        let ours = [self.kind.word(), &self.name, self.state.word(), &self.figure];
+        let ours = ours.map(str::to_owned);
         command.iter().cloned().chain(ours).collect()
     }
 
     /// The transition in a few words, as keepalived puts it.
     pub fn title(&self) -> String {
-        let kind = match self.kind {
-            Kind::Instance => "VRRP Instance",
-            Kind::Group => "VRRP Group",
-        };
-        one_line(&format!("{kind} {} - Entering {} state", self.name, self.state.word()))
+        let (name, state) = (&self.name, self.state.word());
+        one_line(&match self.kind {
+            Kind::Instance => format!("VRRP Instance {name} - Entering {state} state"),
+            Kind::Group => format!("VRRP Group {name} - Entering {state} state"),
+            Kind::RealServer => format!("Realserver {name} of {} - {state}", self.figure),
+            Kind::VirtualService => format!("Virtualserver {name} - {state}"),
+        })
     }
 }
 
@@ -96,12 +131,26 @@ impl Mail {
     pub fn new(notification: &Notification, node: &str, at: SystemTime) -> Self {
         let title = notification.title();
         let time = humantime::format_rfc3339_millis(at);
-        let Notification { priority, cause, .. } = notification;
-        let (node, cause) = (one_line(node), one_line(cause));
+        let Notification { kind, figure, cause, .. } = notification;
+        let (node, figure, cause) = (one_line(node), one_line(figure), one_line(cause));
+        let label = format!("{}:", kind.figure());
         let body = format!(
-            "{title}\r\n\r\nNode:     {node}\r\nTime:     {time}\r\nPriority: {priority}\r\nCause:    {cause}\r\n"
+            "{title}\r\n\r\nNode:     {node}\r\nTime:     {time}\r\n{label:9} {figure}\r\nCause:    {cause}\r\n"
         );
         Self { subject: format!("[{node}] {title}"), body, at }
+    }
+
+    /// One mail of several, in their order; one alone stays what it is.
+    pub fn digest(mut mails: Vec<Self>, left_out: usize, node: &str, at: SystemTime) -> Self {
+        if mails.len() == 1 && left_out == 0 {
+            return mails.remove(0);
+        }
+        let subject = format!("[{}] {} changes of state", one_line(node), mails.len() + left_out);
+        let mut bodies: Vec<String> = mails.into_iter().map(|mail| mail.body).collect();
+        if left_out > 0 {
+            bodies.push(format!("and {left_out} more\r\n"));
+        }
+        Self { subject, body: bodies.join("\r\n\r\n"), at }
     }
 }
 
@@ -121,7 +170,7 @@ pub(super) mod tests {
             kind: Kind::Instance,
             name: name.to_owned(),
             state,
-            priority: 100,
+            figure: "100".to_owned(),
             cause: "no advert for 3.6 s".to_owned(),
             commands: Vec::new(),
             email: false,
@@ -152,6 +201,34 @@ pub(super) mod tests {
              Time:     2026-11-21T15:03:33.250Z\r\nPriority: 100\r\n\
              Cause:    no advert for 3.6 s\r\n"
         );
+    }
+
+    #[test]
+    fn servers_and_services_are_told_in_keepalived_s_words() {
+        let down = Notification {
+            kind: Kind::RealServer,
+            figure: "web,api".to_owned(),
+            cause: "L4CON: Connection refused".to_owned(),
+            ..notification("10.0.0.1:80", State::Down)
+        };
+        let words = ["/bin/x".to_owned()];
+        assert_eq!(down.arguments(&words).join(" "), "/bin/x RS 10.0.0.1:80 DOWN web,api");
+        assert_eq!(down.title(), "Realserver 10.0.0.1:80 of web,api - DOWN");
+        let up = Notification {
+            kind: Kind::VirtualService,
+            figure: "5".to_owned(),
+            ..notification("web", State::Up)
+        };
+        assert_eq!(up.arguments(&words).join(" "), "/bin/x VS web UP 5");
+        let at = SystemTime::UNIX_EPOCH;
+        let mails = || vec![Mail::new(&down, "n", at), Mail::new(&up, "n", at)];
+        let digest = Mail::digest(mails(), 0, "n", at);
+        assert_eq!(digest.subject, "[n] 2 changes of state");
+        let titles = [down.title(), up.title()];
+        assert!(titles.iter().all(|title| digest.body.contains(title.as_str())), "{}", digest.body);
+        let alone = Mail::digest(mails().split_off(1), 0, "n", at);
+        assert_eq!(alone.subject, "[n] Virtualserver web - UP");
+        assert_eq!(Mail::digest(mails(), 3, "n", at).subject, "[n] 5 changes of state");
     }
 
     #[test]

@@ -135,9 +135,10 @@ impl Notifier {
         }
         if notification.email && state.settings.email.is_some() {
             let mail = Mail::new(&notification, &state.settings.node, SystemTime::now());
-            if let Some(lost) = state.outbox.post(mail) {
-                state.counts.mails_dropped += 1;
-                tracing::error!(subject = lost.subject, "mail given up: {MAX_MAILS} wait");
+            if notification.kind.is_gathered() {
+                state.outbox.gather(Instant::now(), mail);
+            } else {
+                post(&mut state, mail);
             }
             self.shared.mail.notify_one();
         }
@@ -190,6 +191,7 @@ impl Notifier {
             let mut state = self.shared.lock();
             state.stopping = true;
             state.outbox.hurry();
+            state.outbox.hurry_digest(Instant::now());
         }
         self.shared.mail.notify_one();
         let _ = tokio::time::timeout(patience, self.idle()).await;
@@ -227,6 +229,22 @@ impl Drop for Notifier {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Has a mail sent.
+fn post(state: &mut State, mail: Mail) {
+    if let Some(lost) = state.outbox.post(mail) {
+        state.counts.mails_dropped += 1;
+        tracing::error!(subject = lost.subject, "mail given up: {MAX_MAILS} wait");
+    }
+}
+
+/// Makes a mail of what was gathered, when it is time.
+fn post_digest(state: &mut State) {
+    if let Some((mails, left_out)) = state.outbox.digest(Instant::now()) {
+        let node = state.settings.node.clone();
+        post(state, Mail::digest(mails, left_out, &node, SystemTime::now()));
     }
 }
 
@@ -289,7 +307,8 @@ pub fn script_user() -> RunAs {
 async fn send_mails(shared: Arc<Shared>) {
     loop {
         let (next, settings, stopping) = {
-            let state = shared.lock();
+            let mut state = shared.lock();
+            post_digest(&mut state);
             let next = state.outbox.next(Instant::now());
             (next, Arc::clone(&state.settings), state.stopping)
         };

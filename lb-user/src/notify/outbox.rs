@@ -6,6 +6,9 @@
 //! mail that the server refuses for good is given up. When [`MAX_MAILS`] wait, a further one pushes
 //! the oldest out.
 //!
+//! Mails that may come together are gathered: the first of them waits [`GATHERING`] for others of the
+//! same moment, later ones until [`DIGEST_PAUSE`] after the last digest; then all go out as one.
+//!
 //! Must not know: SMTP, clocks.
 
 use std::collections::VecDeque;
@@ -21,6 +24,15 @@ pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The longest pause.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// How long the first mail of a digest waits for others of the same moment.
+pub const GATHERING: Duration = Duration::from_millis(200);
+
+/// From one digest to the next, at the least.
+pub const DIGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Mails in a digest; the last line of a longer one says how many were left out.
+pub const MAX_GATHERED: usize = 1000;
 
 /// A mail and whom it still has to reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +64,14 @@ pub struct Outbox {
     /// Failures in a row.
     failures: u32,
     not_before: Option<Instant>,
+    /// Mails of the next digest.
+    gathered: Vec<Mail>,
+    /// How many more there were.
+    left_out: usize,
+    /// When the next digest goes out, if there is something in it.
+    digest_at: Option<Instant>,
+    /// When the last one went out.
+    last_digest: Option<Instant>,
 }
 
 impl Outbox {
@@ -65,11 +85,32 @@ impl Outbox {
         self.letters.pop_front().map(|letter| letter.mail)
     }
 
+    /// Adds a mail to the next digest.
+    pub fn gather(&mut self, now: Instant, mail: Mail) {
+        let paused = self.last_digest.map(|last| last + DIGEST_PAUSE);
+        let soon = now + GATHERING;
+        self.digest_at.get_or_insert(paused.map_or(soon, |paused| paused.max(soon)));
+        if self.gathered.len() < MAX_GATHERED {
+            self.gathered.push(mail);
+        } else {
+            self.left_out += 1;
+        }
+    }
+
+    /// The mails of a digest that is due, and how many were left out of it.
+    pub fn digest(&mut self, now: Instant) -> Option<(Vec<Mail>, usize)> {
+        self.digest_at.take_if(|at| *at <= now)?;
+        self.last_digest = Some(now);
+        Some((std::mem::take(&mut self.gathered), std::mem::take(&mut self.left_out)))
+    }
+
     /// What is to be done at `now`.
     pub fn next(&self, now: Instant) -> Next {
         match (self.letters.front(), self.not_before) {
-            (None, _) => Next::Idle,
-            (Some(_), Some(until)) if now < until => Next::Wait(until),
+            (None, _) => self.digest_at.map_or(Next::Idle, Next::Wait),
+            (Some(_), Some(until)) if now < until => {
+                Next::Wait(self.digest_at.map_or(until, |digest| digest.min(until)))
+            }
             (Some(letter), _) => Next::Send(letter.clone()),
         }
     }
@@ -102,20 +143,28 @@ impl Outbox {
         self.not_before = None;
     }
 
+    /// A digest goes out now: there is no time left.
+    pub fn hurry_digest(&mut self, now: Instant) {
+        self.digest_at = self.digest_at.map(|_| now);
+    }
+
     /// Throws away what waits; gives how many.
     pub fn clear(&mut self) -> usize {
         self.hurry();
-        std::mem::take(&mut self.letters).len()
+        self.digest_at = None;
+        let gathered =
+            std::mem::take(&mut self.gathered).len() + std::mem::take(&mut self.left_out);
+        std::mem::take(&mut self.letters).len() + gathered
     }
 
     /// Mails that wait.
     pub fn len(&self) -> usize {
-        self.letters.len()
+        self.letters.len() + self.gathered.len()
     }
 
     /// No mail waits.
     pub fn is_empty(&self) -> bool {
-        self.letters.is_empty()
+        self.letters.is_empty() && self.gathered.is_empty()
     }
 }
 
@@ -135,6 +184,43 @@ mod tests {
             Next::Send(letter) => (letter.number, letter.mail.subject),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn what_happens_at_once_is_one_mail_and_ten_seconds_lie_between_two() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut outbox = Outbox::default();
+        outbox.gather(at(0), mail(0));
+        outbox.gather(at(150), mail(1));
+        assert_eq!((outbox.len(), outbox.next(at(150))), (2, Next::Wait(at(200))));
+        assert_eq!(outbox.digest(at(199)), None);
+        assert_eq!(outbox.digest(at(200)), Some((vec![mail(0), mail(1)], 0)));
+        assert_eq!(outbox.digest(at(201)), None);
+        outbox.gather(at(300), mail(2));
+        assert_eq!(outbox.next(at(300)), Next::Wait(at(10_200)));
+        outbox.gather(at(9_000), mail(3));
+        assert_eq!(outbox.digest(at(10_200)), Some((vec![mail(2), mail(3)], 0)));
+        outbox.gather(at(60_000), mail(4));
+        outbox.hurry_digest(at(60_001));
+        assert_eq!(outbox.digest(at(60_001)), Some((vec![mail(4)], 0)));
+        for n in 0..MAX_GATHERED + 2 {
+            outbox.gather(at(70_000), mail(n));
+        }
+        let (mails, left_out) = outbox.digest(at(90_000)).expect("it is due");
+        assert_eq!((mails.len(), left_out), (MAX_GATHERED, 2));
+    }
+
+    #[test]
+    fn a_digest_does_not_wait_for_a_mail_that_is_held_up() {
+        let start = Instant::now();
+        let mut outbox = Outbox::default();
+        outbox.post(mail(0));
+        outbox.failed(start, 1, None);
+        outbox.gather(start, mail(1));
+        assert_eq!(outbox.next(start), Next::Wait(start + GATHERING));
+        assert_eq!(outbox.clear(), 2);
+        assert_eq!(outbox.next(start), Next::Idle);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use crate::cli::render::endpoint;
 use crate::cli::render::table::{Align, table};
 use crate::cli::render::vrrp::instances;
-use crate::controller::document::{Check, Dataplane, RealServer, Status, VirtualService};
+use crate::controller::document::{Check, Dataplane, Quorum, RealServer, Status, VirtualService};
 
 /// The whole text.
 pub fn status(status: &Status) -> String {
@@ -25,7 +25,8 @@ pub fn status(status: &Status) -> String {
         return text;
     }
     let servers = status.virtual_services.iter().flat_map(|service| {
-        service.real_servers.iter().map(|server| row(service, server)).collect::<Vec<_>>()
+        let servers = service.real_servers.iter().map(|server| row(service, server));
+        servers.chain(sorry(service)).collect::<Vec<_>>()
     });
     let header = [
         "  -> RemoteAddress:Port",
@@ -44,7 +45,8 @@ pub fn status(status: &Status) -> String {
     text.extend(lines.next());
     for service in &status.virtual_services {
         text.push_str(&heading(service));
-        text.extend(lines.by_ref().take(service.real_servers.len()));
+        let rows = service.real_servers.len() + usize::from(sorry(service).is_some());
+        text.extend(lines.by_ref().take(rows));
     }
     text
 }
@@ -72,7 +74,14 @@ fn heading(service: &VirtualService) -> String {
             none if none.is_empty() => none,
             some => format!(" ({some})"),
         };
-        format!("{protocol:<4} {address} {scheduler}{flags} {name} {state}\n")
+        let quorum = match service.quorum {
+            Quorum { up: 0 | 1, hysteresis: 0 } => String::new(),
+            Quorum { up, hysteresis: 0 } => format!(", weight {} of {up}", service.live_weight),
+            Quorum { up, hysteresis } => {
+                format!(", weight {} of {up} +-{hysteresis}", service.live_weight)
+            }
+        };
+        format!("{protocol:<4} {address} {scheduler}{flags} {name} {state}{quorum}\n")
     });
     lines.collect()
 }
@@ -94,6 +103,23 @@ fn row(service: &VirtualService, server: &RealServer) -> Vec<String> {
     ]
 }
 
+/// The sorry server while it is used or has connections left.
+fn sorry(service: &VirtualService) -> Option<Vec<String>> {
+    let server = service.sorry_server.as_ref()?;
+    if !server.in_use && server.active_connections + server.inactive_connections == 0 {
+        return None;
+    }
+    Some(vec![
+        format!("  -> {:<28}", endpoint(&server.address, server.port)),
+        forward(&service.forwarding).to_owned(),
+        u32::from(server.in_use).to_string(),
+        server.active_connections.to_string(),
+        server.inactive_connections.to_string(),
+        "sorry".to_owned(),
+        String::new(),
+    ])
+}
+
 /// The state, and in doubt HAProxy's count: `up 2/3` falls after two more failures, `down 1/2` has
 /// had one success of two.
 fn state(server: &RealServer) -> String {
@@ -102,9 +128,13 @@ fn state(server: &RealServer) -> String {
         "down" => check.count > 0,
         _ => false,
     };
-    match server.check.as_ref().filter(in_doubt) {
+    let state = match server.check.as_ref().filter(in_doubt) {
         Some(check) => format!("{} {}/{}", server.state, check.count, check.of),
         None => server.state.clone(),
+    };
+    match server.slow_start_percent {
+        Some(percent) => format!("{state}, {percent} %"),
+        None => state,
     }
 }
 
@@ -133,7 +163,7 @@ fn check(check: &Check) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::document::Capacity;
+    use crate::controller::document::{Capacity, SorryServer};
 
     fn server(address: &str, state: &str, effective: u32, status: &str) -> RealServer {
         let check = Check {
@@ -168,6 +198,14 @@ mod tests {
             forwarding: "dr".into(),
             state: "up".into(),
             connections: 15,
+            live_weight: 4,
+            quorum: Quorum { up: 5, hysteresis: 1 },
+            sorry_server: Some(SorryServer {
+                address: "192.168.20.9".into(),
+                port: 80,
+                in_use: true,
+                ..SorryServer::default()
+            }),
             real_servers: vec![
                 server("192.168.20.233", "up", 2, "L4OK"),
                 server("192.168.20.203", "down", 0, "L4CON"),
@@ -191,11 +229,12 @@ lb 0.1.0 on lb01: generic XDP on eth0, eth1, 15 of 1000 connections
 warning: eth0: the driver has no native XDP
 Prot LocalAddress:Port Scheduler Name State
   -> RemoteAddress:Port           Forward Weight ActiveConn InActConn State     Check
-TCP  192.168.20.50:80 sh (sh-port,sh-fallback) web up
-TCP  [2001:db8::50]:80 sh (sh-port,sh-fallback) web up
+TCP  192.168.20.50:80 sh (sh-port,sh-fallback) web up, weight 4 of 5 +-1
+TCP  [2001:db8::50]:80 sh (sh-port,sh-fallback) web up, weight 4 of 5 +-1
   -> 192.168.20.233:80            Route   2      3          12        up        L4OK in 1ms
   -> 192.168.20.203:80            Route   0/2    3          12        down      L4CON in 1ms: Connection refused
   -> [2001:db8::203]:80           Route   2      3          12        unchecked
+  -> 192.168.20.9:80              Route   1      0          0         sorry
 ";
         assert_eq!(status(&document), expected);
     }

@@ -10,11 +10,6 @@ use super::{HEALTH_CHECK, Key, later};
 pub(super) static CONNECTION_SYNC: &[Key] =
     &[later("listen", Value), later("peers", Value), later("key_file", Value)];
 
-pub(super) static TLS: &[Key] = &[
-    later("certificates", Map(&[later("name", Value), later("cert", Value), later("key", Value)])),
-    later("min_version", Value),
-];
-
 pub(super) static WORKERS: &[Key] = &[
     later("threads", Value),
     later("user", Value),

@@ -5,8 +5,10 @@
 //!
 //! Must not know: default values, how keys depend on each other.
 
+mod admin;
 mod check;
 mod cursor;
+mod life;
 mod notifications;
 mod vrrp;
 
@@ -15,8 +17,10 @@ use super::problem::{Place, Problems};
 use super::units;
 use super::yaml::Node;
 use crate::model;
+pub(super) use admin::{AdminHttp, Tls};
 pub(super) use check::{Flap, HealthCheck, Http};
 pub(super) use cursor::{Cursor, Fields};
+pub(super) use life::{Life, Notify as ServiceNotify, Quorum, SorryServer};
 pub(super) use notifications::Email;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -87,6 +91,9 @@ pub(super) struct File {
     /// `notifications.email`; `None` inside is `off`.
     pub(super) email: Written<Option<Email>>,
     pub(super) socket: Written<PathBuf>,
+    /// `admin.http`; `None` inside is `off`.
+    pub(super) http: Written<Option<AdminHttp>>,
+    pub(super) tls: Written<Tls>,
     pub(super) log_level: Written<model::LogLevel>,
     pub(super) log_format: Written<model::LogFormat>,
 }
@@ -128,6 +135,8 @@ pub(super) enum CheckUse {
     Named(String),
     /// A mapping of its own.
     Inline(Box<HealthCheck>),
+    /// A list: all of them.
+    All(Vec<At<CheckUse>>),
 }
 
 /// One entry of `virtual_services`, or the defaults of all.
@@ -143,6 +152,7 @@ pub(super) struct VirtualService {
     pub(super) health_check: Written<CheckUse>,
     pub(super) on_failure: Written<model::OnFailure>,
     pub(super) reset_on_removal: Written<bool>,
+    pub(super) life: Life,
     pub(super) real_servers: Vec<RealServer>,
 }
 
@@ -188,7 +198,9 @@ impl File {
             }),
             vrrp: fields.read("vrrp", Vrrp::read),
             email: notifications.map_or(Written::Absent, |n| n.read("email", Email::read)),
-            socket: admin.map_or(Written::Absent, |a| a.read("socket", socket_path)),
+            socket: admin.as_ref().map_or(Written::Absent, |a| a.read("socket", socket_path)),
+            http: admin.as_ref().map_or(Written::Absent, |a| a.read("http", AdminHttp::read)),
+            tls: fields.read("tls", Tls::read),
             log_level: log.read("level", |c| c.word(&contract::LEVELS)),
             log_format: log.read("format", |c| c.word(&contract::FORMATS)),
         }
@@ -245,10 +257,19 @@ impl CheckUse {
         if cursor.is_off() {
             return Some(Self::Off);
         }
+        if cursor.is_list() {
+            let items = cursor.items()?;
+            if items.iter().any(Cursor::is_list) {
+                return cursor.error("a list of health checks has no list in it");
+            }
+            return each(&items, Self::read).map(Self::All);
+        }
         if cursor.is_map() {
             return Some(Self::Inline(Box::new(HealthCheck::read(cursor)?)));
         }
-        Some(Self::Named(cursor.text("the name of a health check, a mapping or off")?.to_owned()))
+        Some(Self::Named(
+            cursor.text("the name of a health check, a mapping, a list of them or off")?.to_owned(),
+        ))
     }
 }
 
@@ -280,6 +301,7 @@ impl VirtualService {
             health_check: fields.read("health_check", CheckUse::read),
             on_failure: fields.read("on_failure", |c| c.word(&contract::ON_FAILURE)),
             reset_on_removal: fields.read("reset_on_removal", Cursor::flag),
+            life: Life::read(fields),
             real_servers: servers.iter().filter_map(RealServer::read).collect(),
         }
     }

@@ -357,7 +357,7 @@ fn password(cursor: &Cursor<'_>) -> Option<String> {
 }
 
 /// A list of words; the first is a program by its absolute path.
-fn command(cursor: &Cursor<'_>) -> Option<Command> {
+pub(super) fn command(cursor: &Cursor<'_>) -> Option<Command> {
     if cursor.is_off() {
         return Some(None);
     }

@@ -106,7 +106,7 @@ fn good_files_are_accepted_with_their_warnings() {
 
 #[test]
 fn examples_of_the_documentation_are_accepted_without_warnings() {
-    let pages = ["docs/configuration.md", "docs/high-availability.md"]
+    let pages = ["docs/configuration.md", "docs/high-availability.md", "docs/admin-api.md"]
         .map(|page| fs::read_to_string(repository(page)).unwrap());
     for page in &pages {
         assert!(page.contains("```yaml\n"));
@@ -180,23 +180,23 @@ fn real_servers_of_everything() -> Vec<RealServer> {
         address: address.parse().unwrap(),
         port: 80,
         weight: 3,
-        disabled: false,
-        health_check: Some(check),
+        admin: AdminState::Ready,
+        health_checks: vec![check],
     };
     vec![
         RealServer {
             address: "192.168.20.203".parse().unwrap(),
             port: 8080,
             weight: 3,
-            disabled: true,
-            health_check: None,
+            admin: AdminState::Disabled,
+            health_checks: Vec::new(),
         },
         RealServer {
             address: "192.168.20.233".parse().unwrap(),
             port: 80,
             weight: 2,
-            disabled: false,
-            health_check: Some(deep),
+            admin: AdminState::Ready,
+            health_checks: vec![deep, plain.clone()],
         },
         server("192.168.20.234", http(site)),
         server("192.168.20.235", http(page)),
@@ -221,7 +221,24 @@ fn every_built_key_reaches_the_director() {
         tunnel: Tunnel { mss_clamp: false, ..Tunnel::default() },
         on_failure: OnFailure::Quiesce,
         reset_on_removal: true,
+        added_server: AddedServer {
+            weight: 3,
+            health_checks: vec![real_servers_of_everything()[1].health_checks[0].clone()],
+        },
         real_servers: real_servers_of_everything(),
+        quorum: Quorum {
+            up: 4,
+            hysteresis: 1,
+            on_up: words(&["/bin/quorum", "up"]),
+            on_down: words(&["/bin/quorum", "down"]),
+        },
+        notify: ServiceNotify {
+            up: words(&["/bin/up"]),
+            down: words(&["/bin/down", "now"]),
+            email: true,
+        },
+        sorry_server: Some(SorryServer { address: "192.168.20.9".parse().unwrap(), port: 8080 }),
+        slow_start: seconds(30),
     };
     let dns = tunnels(&web);
     let expected = Director {
@@ -250,7 +267,7 @@ fn every_built_key_reaches_the_director() {
         virtual_services: vec![web, dns],
         vrrp: vrrp_of_everything(),
         notifications: notifications_of_everything(),
-        admin: Admin { socket: "/run/lb/other.sock".into() },
+        admin: admin_of_everything(),
         log: Log { level: LogLevel::Debug, format: LogFormat::Json },
     };
     assert_eq!(loaded.director, expected);
@@ -264,8 +281,8 @@ fn tunnels(web: &VirtualService) -> VirtualService {
         address: ip.parse().unwrap(),
         port: 53,
         weight: 3,
-        disabled: false,
-        health_check: None,
+        admin: AdminState::Ready,
+        health_checks: Vec::new(),
     };
     VirtualService {
         name: "dns".into(),
@@ -277,7 +294,16 @@ fn tunnels(web: &VirtualService) -> VirtualService {
         tunnel: web.tunnel,
         on_failure: web.on_failure,
         reset_on_removal: false,
+        added_server: AddedServer { weight: 3, health_checks: Vec::new() },
+        quorum: Quorum::default(),
+        notify: ServiceNotify::default(),
+        sorry_server: None,
+        slow_start: Duration::ZERO,
     }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().copied().map(str::to_owned).collect()
 }
 
 #[test]
@@ -302,9 +328,9 @@ fn what_is_not_said_has_the_defaults_of_the_reference() {
     assert_eq!(service.on_failure, OnFailure::Remove);
     assert_eq!((service.scheduler, service.hash), (Scheduler::Wlc, Hash::default()));
     let server = &service.real_servers[0];
-    assert_eq!((server.port, server.weight, server.disabled), (80, 1, false));
+    assert_eq!((server.port, server.weight, server.admin), (80, 1, AdminState::Ready));
     let two = Duration::from_secs(2);
-    let check = server.health_check.as_ref().unwrap();
+    let check = &server.health_checks[0];
     assert_eq!((check.interval, check.retry_interval, check.timeout), (two, two, two));
     assert_eq!((check.rise, check.fall, check.port, check.starts_up), (2, 3, None, false));
     assert_eq!(check.flap, None);
@@ -319,7 +345,7 @@ fn an_http_check_has_the_defaults_of_haproxy_and_of_the_reference() {
              health_check: {{{written}}}, real_servers: [{{address: 192.0.2.9}}]}}]\n"
         );
         let director = load("f", &text, "host").map_err(|e| lines(&e)).unwrap().director;
-        director.virtual_services[0].real_servers[0].health_check.clone().unwrap()
+        director.virtual_services[0].real_servers[0].health_checks[0].clone()
     };
     let http = |written: &str| match check(written).kind {
         CheckKind::Http(http) => http,
@@ -365,7 +391,7 @@ fn the_nearest_written_health_check_wins() {
     };
     let check = |text: &str, expected: Option<u32>| {
         let director = load("f", text, "host").map_err(|e| lines(&e)).unwrap().director;
-        let check = director.virtual_services[0].real_servers[0].health_check.clone();
+        let check = director.virtual_services[0].real_servers[0].health_checks.first().cloned();
         assert_eq!(check.map(|c| c.rise), expected, "{text}");
     };
     check(&text("", "", "", ""), None);
@@ -392,7 +418,7 @@ fn a_check_by_way_of_its_service_knows_the_virtual_address_of_its_servers_family
     let loaded = load("f", &fs::read_to_string(file).unwrap(), "host").unwrap();
     let ways: Vec<Option<Way>> = (loaded.director.virtual_services.iter())
         .flat_map(|service| &service.real_servers)
-        .map(|server| server.health_check.as_ref().and_then(|check| check.via.way()))
+        .map(|server| server.health_checks.first().and_then(|check| check.via.way()))
         .collect();
     let way = |vip: &str, server: &str, tunnel| {
         Some(Way { vip: vip.parse().unwrap(), server: server.parse().unwrap(), tunnel })
@@ -404,4 +430,36 @@ fn a_check_by_way_of_its_service_knows_the_virtual_address_of_its_servers_family
         None,
     ];
     assert_eq!(ways, expected);
+}
+
+fn admin_of_everything() -> Admin {
+    let result = "c29tZXNhbHRzb21lc2FsdA$e8GUAgB9SC9Rf0x0ACLXnYJ1jWb1CjdNgQUBPXhDRFo";
+    let user = |name: &str, cost: &str, role| User {
+        name: name.into(),
+        password_hash: format!("$argon2id$v=19${cost}${result}"),
+        role,
+    };
+    let certificate = Certificate {
+        name: "www".into(),
+        cert: "/etc/lb/www.pem".into(),
+        key: "/etc/lb/www.key".into(),
+    };
+    Admin {
+        socket: "/run/lb/other.sock".into(),
+        http: Some(AdminHttp {
+            bind: "[::]:1080".parse().unwrap(),
+            stats_path: "/haproxy/stats".into(),
+            refresh: Duration::from_secs(10),
+            realm: "LB Stats".into(),
+            hide_version: false,
+            users: vec![
+                user("admin", "m=65536,t=3,p=4", Role::Admin),
+                user("guest", "m=19456,t=2,p=1", Role::ReadOnly),
+            ],
+            tls: Some(ServerTls {
+                certificates: vec![certificate],
+                min_version: TlsVersion::Tls13,
+            }),
+        }),
+    }
 }

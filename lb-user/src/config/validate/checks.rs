@@ -29,26 +29,37 @@ impl<'a> Checks<'a> {
         Self { named, problems }
     }
 
-    /// The check that the first written one of `uses` names; none is written: unchecked. The
-    /// outer `None` is a fault.
-    pub(super) fn resolve(
-        &self,
-        uses: &[&Written<CheckUse>],
-    ) -> Option<Option<model::HealthCheck>> {
+    /// The checks that the first written one of `uses` names, each once; none is written:
+    /// unchecked. `None` is a fault.
+    pub(super) fn resolve(&self, uses: &[&Written<CheckUse>]) -> Option<Vec<model::HealthCheck>> {
         let Some(written) = uses.iter().find(|written| !written.is_absent()) else {
-            return Some(None);
+            return Some(Vec::new());
         };
-        let At { value, place } = written.at()?;
+        let all = self.named_by(written.at()?)?;
+        let mut each = Vec::with_capacity(all.len());
+        for check in all {
+            if !each.contains(&check) {
+                each.push(check);
+            }
+        }
+        Some(each)
+    }
+
+    fn named_by(&self, At { value, place }: &At<CheckUse>) -> Option<Vec<model::HealthCheck>> {
         match value {
-            CheckUse::Off => Some(None),
-            CheckUse::Inline(raw) => meant(raw, self.problems).map(Some),
+            CheckUse::Off => Some(Vec::new()),
+            CheckUse::Inline(raw) => Some(vec![meant(raw, self.problems)?]),
             CheckUse::Named(name) => match self.named.get(name.as_str()) {
-                Some(check) => check.clone().map(Some),
+                Some(check) => Some(vec![check.clone()?]),
                 None => {
                     self.problems.error(place, self.unknown(name));
                     None
                 }
             },
+            CheckUse::All(uses) => {
+                let each: Vec<_> = uses.iter().map(|at| self.named_by(at)).collect();
+                Some(each.into_iter().collect::<Option<Vec<_>>>()?.concat())
+            }
         }
     }
 

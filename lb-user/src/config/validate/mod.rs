@@ -4,7 +4,9 @@
 //!
 //! Must not know: YAML, types of single values, lines and columns.
 
+mod admin;
 mod checks;
+mod life;
 mod notifications;
 mod prefixes;
 mod services;
@@ -28,6 +30,7 @@ pub(super) fn director(
     let dataplane = dataplane(file, problems);
     let (notifications, mail) = notifications::notifications(file, problems);
     let vrrp = vrrp::vrrp(file, mail, problems);
+    let http = admin::http(file, problems);
     let admin = model::Admin::default();
     let log = model::Log::default();
     Some(model::Director {
@@ -36,7 +39,7 @@ pub(super) fn director(
         virtual_services: virtual_services?,
         vrrp: vrrp?,
         notifications: notifications?,
-        admin: model::Admin { socket: file.socket.value_or(admin.socket) },
+        admin: model::Admin { socket: file.socket.value_or(admin.socket), http: http? },
         log: model::Log {
             level: file.log_level.value_or(log.level),
             format: file.log_format.value_or(log.format),

@@ -3,9 +3,10 @@
 //! Must not know: how packets are forwarded beyond what each method requires.
 
 use super::super::problem::{Place, Problems, quoted};
-use super::super::raw::{At, File, RealServer, VirtualService};
+use super::super::raw::{At, File, RealServer, VirtualService, Written};
 use super::checks::Checks;
-use crate::model::{self, ForwardingMethod, Listen, Protocol, Scheduler};
+use super::life;
+use crate::model::{self, AddedServer, AdminState, ForwardingMethod, Listen, Protocol, Scheduler};
 use crate::sched::ring;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -131,6 +132,10 @@ impl Context<'_> {
         if let (Scheduler::Wrr, Some(servers)) = (scheduler, &real_servers) {
             self.judge_ratios(raw, servers);
         }
+        let servers = real_servers.as_deref();
+        let life = life::meant(&raw.life, &defaults.life, scheduler, servers, self.problems);
+        let sorry_server = self.sorry_server(raw, &terms, real_servers.as_deref());
+        let life = life?;
         Some(model::VirtualService {
             name: raw.name.at()?.value.clone(),
             listen: raw.listen.at()?.value.iter().map(|at| at.value).collect(),
@@ -141,12 +146,17 @@ impl Context<'_> {
             on_failure: raw.on_failure.or(&defaults.on_failure).value_or(model::OnFailure::Remove),
             reset_on_removal: self.reset_on_removal(raw, forwarding)?,
             real_servers: real_servers?,
+            added_server: self.added_server(raw)?,
+            quorum: life.quorum,
+            notify: life.notify,
+            sorry_server: sorry_server?,
+            slow_start: life.slow_start,
         })
     }
 
     /// Says so when wrr's ratios are not the weights' own.
     fn judge_ratios(&self, raw: &VirtualService, servers: &[model::RealServer]) {
-        let enabled = servers.iter().filter(|server| !server.disabled);
+        let enabled = servers.iter().filter(|server| server.admin != AdminState::Disabled);
         let weights: Vec<u32> = enabled.map(|server| server.weight).collect();
         if !ring::is_exact(&weights, ring::Kind::Wrr) {
             let message = format!(
@@ -257,7 +267,7 @@ impl Context<'_> {
         }
         let servers: Option<Vec<_>> = servers.into_iter().collect();
         if let Some(servers) = &servers
-            && !servers.iter().any(|server| server.weight > 0 && !server.disabled)
+            && !servers.iter().any(|server| server.weight > 0 && server.admin == AdminState::Ready)
         {
             let message = "no real server takes new connections: clients get no answer";
             self.problems.warning(&raw.place.key("real_servers"), message);
@@ -273,13 +283,14 @@ impl Context<'_> {
     ) -> Option<model::RealServer> {
         let defaults = &self.file.default_server;
         let service_defaults = &self.file.default_service;
+        let is_disabled = raw.disabled.or(&defaults.disabled).value_or(false);
         let uses = [
             &raw.health_check,
             &service.health_check,
             &defaults.health_check,
             &service_defaults.health_check,
         ];
-        let health_check = self.checks.resolve(&uses);
+        let health_checks = self.checks.resolve(&uses);
         let used = uses.iter().find_map(|used| used.place()).unwrap_or(&raw.place);
         if raw.address.is_absent() {
             self.problems.error(&raw.place.key("address"), "a real server needs an `address`");
@@ -288,71 +299,97 @@ impl Context<'_> {
             self.judge_address(address, terms);
         }
         let port = raw.port.or(&defaults.port);
-        let keeps_port = match terms.forwarding {
-            Some(ForwardingMethod::Dr) => Some("dr"),
-            Some(ForwardingMethod::Tunnel) => Some("tunnel"),
-            Some(ForwardingMethod::Nat) | None => None,
-        };
-        if let (Some(at), Some(service_port), Some(method)) = (port.at(), terms.port, keeps_port)
-            && at.value != service_port
-        {
-            let message = format!(
-                "{method} keeps the packet's port: it must be the service's {service_port}; leave it out"
-            );
-            self.problems.error(&at.place, message);
-        }
-        let health_check = self.by_service((service, raw), (health_check?, used), terms);
+        let health_checks = self.by_service((service, raw), (health_checks?, used), terms);
+        self.judge_port(port, terms);
         Some(model::RealServer {
             address: raw.address.at()?.value,
             port: if port.is_absent() { terms.port? } else { port.at()?.value },
             weight: raw.weight.or(&defaults.weight).value_or(1),
-            disabled: raw.disabled.or(&defaults.disabled).value_or(false),
-            health_check: health_check?,
+            admin: if is_disabled { AdminState::Disabled } else { AdminState::Ready },
+            health_checks: health_checks?,
         })
     }
 
-    /// Completes a check that goes by way of its service: `via: service`. `None` is a fault.
+    /// Completes checks that go by way of their service (`via: service`). `None` is a fault.
     fn by_service(
         &self,
         (service, server): (&VirtualService, &RealServer),
-        (check, used): (Option<model::HealthCheck>, &Place),
+        (checks, used): (Vec<model::HealthCheck>, &Place),
         terms: &Terms,
-    ) -> Option<Option<model::HealthCheck>> {
-        let Some(check) = check else { return Some(None) };
-        if check.via == model::Via::Direct {
-            return Some(Some(check));
+    ) -> Option<Vec<model::HealthCheck>> {
+        if checks.iter().all(|check| check.via == model::Via::Direct) {
+            return Some(checks);
         }
-        let address = server.address.at()?;
-        let tunnel = match terms.forwarding? {
-            ForwardingMethod::Dr => false,
-            ForwardingMethod::Tunnel => true,
-            ForwardingMethod::Nat => {
-                let message = "this check is `via: service`, which is for dr and tunnel: with nat \
-                               the real server never sees the virtual address; use one with \
-                               `via: direct`";
-                self.problems.error(used, message);
-                return None;
-            }
+        let (forwarding, address) = (terms.forwarding?, server.address.at()?.value);
+        let vips: Vec<IpAddr> =
+            service.listen.at()?.value.iter().map(|at| at.value.address).collect();
+        // A method is the service's; an address is the server's.
+        let place = if forwarding == ForwardingMethod::Nat { used } else { &server.place };
+        let complete = |check: model::HealthCheck| {
+            let via = check.via.for_server(&vips, forwarding, address);
+            let via = via.map_err(|message| self.problems.error(place, message)).ok()?;
+            Some(model::HealthCheck { via, ..check })
         };
-        let mut listens = service.listen.at()?.value.iter().map(|at| at.value.address);
-        let Some(vip) = listens.find(|vip| vip.is_ipv4() == address.value.is_ipv4()) else {
-            let message = "its check is `via: service`, which needs a `listen` address of the real \
-                           server's family; add one, or use a check with `via: direct`";
-            self.problems.error(&server.place, message);
+        checks.into_iter().map(complete).collect()
+    }
+
+    /// What a server gets that is added at run time: what one would that only has an address here.
+    fn added_server(&self, service: &VirtualService) -> Option<AddedServer> {
+        let defaults = &self.file.default_server;
+        let checks = [
+            &service.health_check,
+            &defaults.health_check,
+            &self.file.default_service.health_check,
+        ];
+        Some(AddedServer {
+            weight: defaults.weight.value_or(1),
+            health_checks: self.checks.resolve(&checks)?,
+        })
+    }
+
+    fn sorry_server(
+        &self,
+        service: &VirtualService,
+        terms: &Terms,
+        real_servers: Option<&[model::RealServer]>,
+    ) -> Option<Option<model::SorryServer>> {
+        let defaults = &self.file.default_service.life.sorry_server;
+        let Some((raw, place)) = life::sorry_server(&service.life.sorry_server, defaults)? else {
+            return Some(None);
+        };
+        if raw.address.is_absent() {
+            self.problems.error(&place.key("address"), "a sorry server needs an `address`");
+        }
+        if let Some(address) = raw.address.at() {
+            self.judge_address(address, terms);
+        }
+        self.judge_port(&raw.port, terms);
+        let address = raw.address.at()?.value;
+        let port = if raw.port.is_absent() { terms.port? } else { raw.port.at()?.value };
+        let is_it = |server: &model::RealServer| (server.address, server.port) == (address, port);
+        if real_servers.is_some_and(|servers| servers.iter().any(is_it)) {
+            let shown = std::net::SocketAddr::new(address, port);
+            let message = format!("{shown} is a real server of this service already");
+            self.problems.error(&place.key("address"), message);
             return None;
-        };
-        let way = model::Way { vip, server: address.value, tunnel };
-        Some(Some(model::HealthCheck { via: model::Via::Service(Some(way)), ..check }))
+        }
+        Some(Some(model::SorryServer { address, port }))
+    }
+
+    fn judge_port(&self, port: &Written<u16>, terms: &Terms) {
+        if let (Some(at), Some(method)) = (port.at(), terms.forwarding)
+            && let Some(service_port) = terms.port
+            && let Err(message) = method.fits_port(service_port, at.value)
+        {
+            self.problems.error(&at.place, format!("{message}; leave it out"));
+        }
     }
 
     fn judge_address(&self, At { value, place }: &At<IpAddr>, terms: &Terms) {
-        if terms.forwarding != Some(ForwardingMethod::Tunnel)
-            && terms.ipv4.is_some_and(|ipv4| ipv4 != value.is_ipv4())
-        {
-            let (server, service) =
-                if value.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
-            let message =
-                format!("an {server} server can serve an {service} service by tunnel only");
+        // A method that was not said is judged like one without a tunnel.
+        let method = terms.forwarding.unwrap_or(ForwardingMethod::Nat);
+        let fits = terms.ipv4.map_or(Ok(()), |ipv4| method.fits_family(ipv4, *value));
+        if let Err(message) = fits {
             self.problems.error(place, message);
         } else if let Some(vip) = self.vips.get(value) {
             let message =

@@ -149,7 +149,7 @@ pub(super) fn notification(director: &Director, entered: &Entered) -> Option<Not
         kind,
         name: entered.name.clone(),
         state,
-        priority: entered.priority,
+        figure: entered.priority.to_string(),
         cause: entered.cause.clone(),
         commands: vec![command.clone(), notify.any.clone()],
         email: notify.email,

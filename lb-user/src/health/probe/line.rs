@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use crate::health::probe::outcome;
 use crate::health::report::{CheckStatus, ProbeResult, Target};
 use crate::health::ways::{Known, Marked, Ways};
+use crate::model::Via;
 
 /// How one probe's packets get to its target.
 #[derive(Clone, Debug)]
@@ -23,7 +24,12 @@ pub(super) struct Line {
 impl Line {
     /// The line of a target by now, or why there is none.
     pub(super) fn of(target: &Target, ways: &Ways) -> Result<Self, ProbeResult> {
-        let way = target.check.via.way().map(|way| ways.find(&way)).transpose();
+        let way = match target.check.via {
+            Via::Direct => Ok(None),
+            // One that no server uses is not asked about; if it were, it would not be directly.
+            Via::Service(None) => Err(Known::NoNextHop),
+            Via::Service(Some(way)) => ways.find(&way).map(Some),
+        };
         let way = way.map_err(|why| match why {
             Known::Failed(why) => outcome(CheckStatus::SocketError, why),
             Known::Ready(_) | Known::NoNextHop => {
