@@ -8,7 +8,9 @@
 
 mod admin;
 mod check;
+mod check_kind;
 mod life;
+mod log;
 mod prefix;
 mod vrrp;
 
@@ -20,7 +22,11 @@ use std::time::Duration;
 
 pub use admin::{Admin, AdminHttp, Certificate, Role, ServerTls, TlsVersion, User};
 pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck};
+pub use check_kind::{
+    Digest, DnsCheck, ExecCheck, GrpcCheck, HexPattern, SmtpCheck, UdpCheck, hex,
+};
 pub use life::{AdminState, Quorum, ServiceNotify, SorryServer};
+pub use log::{Facility, Log, LogFormat, LogLevel, LogSink, LogTarget, Severity, SyslogAddress};
 pub use prefix::Prefix;
 pub use vrrp::{
     Email, Garp, InitialState, Notifications, Password, Script, SyncGroup, Track, Unicast, Vrrp,
@@ -322,43 +328,4 @@ pub struct RealServer {
     /// How it is probed: it is up while all of these are. None means that it is always taken to be
     /// up ("unchecked").
     pub health_checks: Vec<HealthCheck>,
-}
-
-/// The `log` section.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// The least important level that is written.
-    pub level: LogLevel,
-    /// Text or JSON lines.
-    pub format: LogFormat,
-}
-
-/// Log levels, most important first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    /// Something failed.
-    Error,
-    /// Something looks wrong.
-    Warn,
-    /// Life cycle and state changes.
-    Info,
-    /// Detail for finding faults.
-    Debug,
-    /// Everything.
-    Trace,
-}
-
-/// Log formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// One readable line an event.
-    Text,
-    /// One JSON object an event.
-    Json,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: LogLevel::Info, format: LogFormat::Text }
-    }
 }

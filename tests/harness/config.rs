@@ -25,6 +25,8 @@ pub struct Config {
     pub services: Vec<Service>,
     /// More lines for the `admin` section, without indentation.
     pub admin: Vec<String>,
+    /// Lines of the `log` section, without indentation; absent when empty.
+    pub log: Vec<String>,
     /// `vrrp` and `notifications`; absent without instances.
     pub vrrp: Setup,
     /// More lines for the top level.
@@ -201,6 +203,12 @@ impl Config {
             self.services.iter().for_each(|service| service.write(&mut text));
         }
         text.push_str(&self.vrrp.yaml());
+        if !self.log.is_empty() {
+            text.push_str("log:\n");
+        }
+        for line in &self.log {
+            let _ = writeln!(text, "  {line}");
+        }
         for line in &self.more {
             let _ = writeln!(text, "{line}");
         }

@@ -181,6 +181,11 @@ impl<'a> Daemon<'a> {
         self.child.id()
     }
 
+    /// The file that its standard error goes to.
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

@@ -54,6 +54,11 @@ impl Background {
             .with_context(|| format!("start {line}"))?;
         Ok(Self(child))
     }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
 }
 
 impl Drop for Background {
@@ -77,9 +82,25 @@ impl Tool {
     /// When it cannot be started.
     pub fn spawn(ns: &Netns, args: &[&str]) -> Result<Self> {
         let what = format!("{} in {}", args.join(" "), ns.name());
-        let mut child = ns
-            .command(programs::labtool()?)
-            .args(args)
+        let mut command = ns.command(programs::labtool()?);
+        command.args(args);
+        Self::start(command, what)
+    }
+
+    /// Starts a program of the host that speaks by lines as the labtool does, and waits until it
+    /// says `ready`.
+    ///
+    /// # Errors
+    /// As [`Self::serve`].
+    pub fn serve_program(ns: &Netns, program: &str, args: &[&str]) -> Result<Self> {
+        let what = format!("{program} {} in {}", args.join(" "), ns.name());
+        let mut command = ns.command(program);
+        command.args(args);
+        Self::start(command, what)?.ready(Duration::from_secs(15))
+    }
+
+    fn start(mut command: Command, what: String) -> Result<Self> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -103,12 +124,20 @@ impl Tool {
     /// # Errors
     /// When it ends or is silent for five seconds.
     pub fn serve(ns: &Netns, args: &[&str]) -> Result<Self> {
-        let mut tool = Self::spawn(ns, args)?;
-        let line = tool.line(Duration::from_secs(5))?;
+        Self::spawn(ns, args)?.ready(Duration::from_secs(5))
+    }
+
+    fn ready(mut self, limit: Duration) -> Result<Self> {
+        let line = self.line(limit)?;
         if line != "ready" {
-            bail!("{} said {line:?} instead of ready", tool.what);
+            bail!("{} said {line:?} instead of ready", self.what);
         }
-        Ok(tool)
+        Ok(self)
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The next line that it prints.

@@ -23,6 +23,20 @@ pub fn lb() -> Result<PathBuf> {
     Ok(path.canonicalize()?)
 }
 
+/// Prometheus's own tool, which `cargo xtask setup` puts among the workspace's tools.
+///
+/// # Errors
+/// When it is neither there nor in `PATH`.
+pub fn promtool() -> Result<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/tools/bin/promtool");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join("promtool"));
+    match [own].into_iter().chain(found).find(|path| path.is_file()) {
+        Some(path) => Ok(path),
+        None => bail!("no promtool: run `cargo xtask setup`, or install prometheus"),
+    }
+}
+
 /// The lab's own tool, `lb-labtool`.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 
 mod admin_http;
 mod bans;
+mod checks;
 mod counts;
 mod dashboard;
 mod doctor;
@@ -15,10 +16,13 @@ mod health;
 mod itself;
 mod life;
 mod life_cycle;
+mod load_of_checks;
+mod logging;
 mod metrics;
 mod passing;
 mod path_mtu;
 mod probes;
+mod prometheus;
 mod rates;
 mod real_servers;
 mod schedulers;
@@ -28,3 +32,4 @@ mod steering;
 mod top;
 mod transfers;
 mod vrrp;
+mod watchdog;

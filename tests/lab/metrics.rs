@@ -56,27 +56,47 @@ fn counters_grow_over_reloads_and_restarts() {
         peer::get(&lab.client, &url, 10)?.unbroken()?;
         let third = scrape(lab)?;
         third.is(connections, 50)?;
-        third.is("lb_reloads_total{result=\"applied\"}", 0)
+        third.is("lb_reloads_total{result=\"applied\"}", 0)?;
+        // What the data plane counts goes on, the daemon's own begins anew.
+        let of_plane =
+            Scraped(second.0.into_iter().filter(|(name, _)| is_of_plane(name)).collect());
+        ensure!(of_plane.0.len() > 30, "{} counters", of_plane.0.len());
+        third.has_grown_from(&of_plane)?;
+        ensure!(of_plane.has_grown_from(&third).is_err(), "the comparison can fail");
+        Ok(())
     });
 }
 
-/// Values by series, as written.
-struct Scraped(BTreeMap<String, u64>);
+/// Whether a series lives in the maps.
+fn is_of_plane(series: &str) -> bool {
+    let families =
+        ["lb_service_", "lb_real_server_", "lb_drops_", "lb_without_entry_", "lb_notes_"];
+    series.contains("_total") && families.iter().any(|family| series.starts_with(family))
+}
 
-fn scrape(lab: &Lab) -> Result<Scraped> {
-    let mut curl = Command::new("curl");
-    curl.args(["--silent", "--fail", "--unix-socket"]).arg(Paths::of(lab).socket);
-    let text = run(curl.arg("http://lb/metrics"))?;
+/// Values by series, as written.
+pub(crate) struct Scraped(pub(crate) BTreeMap<String, u64>);
+
+pub(crate) fn scrape(lab: &Lab) -> Result<Scraped> {
     let mut values = BTreeMap::new();
-    for line in text.lines().filter(|line| !line.starts_with('#')) {
+    for line in scraped(lab)?.lines().filter(|line| !line.starts_with('#')) {
         let (series, value) = line.rsplit_once(' ').context("a line without a value")?;
+        // Times need not be whole; here their fraction does not matter.
+        let value = value.split_once('.').map_or(value, |(whole, _)| whole);
         values.insert(series.to_owned(), value.parse().with_context(|| line.to_owned())?);
     }
     Ok(Scraped(values))
 }
 
+/// The text as it comes.
+pub(crate) fn scraped(lab: &Lab) -> Result<String> {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--fail", "--unix-socket"]).arg(Paths::of(lab).socket);
+    run(curl.arg("http://lb/metrics"))
+}
+
 impl Scraped {
-    fn value(&self, series: &str) -> Result<u64> {
+    pub(crate) fn value(&self, series: &str) -> Result<u64> {
         self.0.get(series).copied().with_context(|| format!("no {series} in {:#?}", self.0))
     }
 

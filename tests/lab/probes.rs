@@ -15,13 +15,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 /// One server with a check, written without its timing.
-fn one(lab: &Lab, check: &str) -> Config {
+pub(crate) fn one(lab: &Lab, check: &str) -> Config {
     let service = web(lab, Method::Nat, Family::V4).check(&format!("{check}, {FAST}"));
     file(lab, Method::Nat, Family::V4, service)
 }
 
 /// Waits until the check of `service`'s server shows `status`, and its server is `state`.
-fn shows(lb: &Daemon<'_>, service: &str, state: &str, status: &str) -> Result<Value> {
+pub(crate) fn shows(lb: &Daemon<'_>, service: &str, state: &str, status: &str) -> Result<Value> {
     eventually(seconds(10), &format!("{service} is {state} by {status}"), || {
         let all = lb.status()?;
         let services = all["virtual_services"].as_array().context("no services")?;
@@ -33,7 +33,7 @@ fn shows(lb: &Daemon<'_>, service: &str, state: &str, status: &str) -> Result<Va
     })
 }
 
-fn says(check: &Value, part: &str) -> Result<()> {
+pub(crate) fn says(check: &Value, part: &str) -> Result<()> {
     let detail = check["detail"].as_str().unwrap_or_default();
     ensure!(detail.contains(part), "{part:?} is not in {check}");
     Ok(())
@@ -127,7 +127,7 @@ fn ping_finds_hosts_that_are_there_lost_and_unreachable() {
 }
 
 /// An authority in the lab's trust store, and a certificate of its for `www.lab.test`.
-fn certificate(lab: &Lab) -> Result<(PathBuf, PathBuf)> {
+pub(crate) fn certificate(lab: &Lab) -> Result<(PathBuf, PathBuf)> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
@@ -249,53 +249,6 @@ fn services_with_one_check_of_one_server_share_its_probe() {
     });
 }
 
-/// What 500 checks a second cost: CPU time of the whole daemon, kernel included.
-#[test]
-fn five_hundred_checks_a_second_cost_at_most_a_tenth_of_a_core() {
-    scenario(Method::Nat.shape(1), |lab| {
-        let mut site = Site::start(lab.server(1)?, WEB)?;
-        lab.server(1)?.ip("route add local 10.9.0.0/16 dev lo\n")?;
-        let host = server_address(Family::V4, 1);
-        lab.director.ip(&format!("route add 10.9.0.0/16 via {host}\n"))?;
-        let servers = |from: usize| {
-            (from..from + TARGETS / 2)
-                .map(|n| RealServer::new(format!("10.9.{}.{}", n / 250, 1 + n % 250)).port(WEB))
-                .collect()
-        };
-        let timing = "interval: 1s, timeout: 1s, rise: 1, fall: 3";
-        let service = |name: &str, port: u16, check: &str, from: usize| {
-            let listen = (Method::Nat.vip(Family::V4), port, "tcp");
-            Service::new(name, listen, "nat", servers(from)).check(&format!("{check}, {timing}"))
-        };
-        let config = file(lab, Method::Nat, Family::V4, service("tcp", 81, "type: tcp", 0))
-            .service(service("http", 82, "type: http, expect: {body: ok}", TARGETS / 2));
-        let lb = Daemon::start(lab, &config)?;
-        let count_up = |lb: &Daemon<'_>| {
-            let status = lb.status()?;
-            let services = status["virtual_services"].as_array().context("no services")?;
-            let all = services.iter().filter_map(|s| s["real_servers"].as_array()).flatten();
-            anyhow::Ok(all.filter(|server| server["state"] == "up").count())
-        };
-        eventually(seconds(30), "all servers are up", || Ok(count_up(&lb)? == TARGETS))?;
-        let (began, cpu, before) = (Instant::now(), lb.cpu_seconds()?, site.count()?);
-        harness::wait::idle(seconds(MEASURED))?;
-        let (cpu, after) = (lb.cpu_seconds()? - cpu, site.count()?);
-        let took = began.elapsed().as_secs_f64();
-        let rate = (after.0 - before.0) as f64 / took;
-        let share = cpu / took * 100.0;
-        println!(
-            "{TARGETS} targets: {rate:.0} probes a second, {share:.1} % of a core \
-             ({:.0} us each)",
-            cpu / took / rate * 1e6
-        );
-        ensure!(rate > TARGETS as f64 * 0.95, "only {rate:.0} probes a second");
-        ensure!(count_up(&lb)? == TARGETS, "not all servers are up");
-        ensure!(share <= 10.0, "{share:.1} % of a core");
-        Ok(())
-    });
-}
-
-const FAST: &str = "interval: 300ms, retry_interval: 100ms, timeout: 300ms, rise: 2, fall: 3";
-const TARGETS: usize = 500;
-/// Seconds.
-const MEASURED: u64 = 12;
+/// Timing in which a state changes within a second.
+pub(crate) const FAST: &str =
+    "interval: 300ms, retry_interval: 100ms, timeout: 300ms, rise: 2, fall: 3";

@@ -2,7 +2,7 @@
 //!
 //! Servers print `ready` once they listen and end when their stdin is closed, so none outlives
 //! its lab. Clients print one JSON document. Every wait has a deadline. One file per family:
-//! `http` (server, counting client, load), `site` (what health checks ask), `smtp` and `smtp_sink` (mail), `copy` (TCP and UDP
+//! `http` (server, counting client, load), `site` (what health checks ask), `smtp` and `smtp_sink` (mail), `syslog_sink` (log lines), `copy` (TCP and UDP
 //! transfers compared by SHA-256), `hold` (thousands of connections opened and closed on command), `echo` (UDP), `fragments` (UDP
 //! datagrams in IP fragments), `probe` (questions at a steady rate).
 //!
@@ -20,6 +20,7 @@ mod probe;
 mod site;
 mod smtp;
 mod smtp_sink;
+mod syslog_sink;
 mod udp_copy;
 
 use anyhow::{Result, bail};
@@ -34,6 +35,7 @@ fn main() -> Result<()> {
         "http" => http::serve(&args),
         "site" => site::serve(&args),
         "smtp-sink" => smtp_sink::run(&args),
+        "syslog-sink" => syslog_sink::run(&args),
         "get" => http::get(&args),
         "load" => load::run(&args),
         "tcp-sink" => copy::serve(&args),
@@ -72,7 +74,8 @@ const USAGE: &str = "lb-labtool COMMAND [--key VALUE]...
   site            --bind A:P [--bind ...] [--cert F --key F]
   smtp-sink       --bind A:P [--bind ...] [--cert F --key F] [--refuse N] [--hang N]
                   [--auth U:P [--mechanism PLAIN|LOGIN]] [--unknown R] [--greylisted R]
-                  [--inject yes]
+                  [--inject yes] [--greeting TEXT]
+  syslog-sink     [--bind A:P] [--unix PATH]
   get             --url U [--count N] [--concurrency K] [--cpus both|any] [--timeout-ms T]
   load            --url U [--threads K] [--pause-ms P] [--timeout-ms T] [--keep-alive yes]
   tcp-sink        --bind A:P

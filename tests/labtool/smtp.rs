@@ -18,6 +18,8 @@ use std::thread;
 pub(crate) struct Behaviour {
     /// Deliveries that are still refused with 451 at the end of DATA.
     pub(crate) refuse: AtomicU32,
+    /// What it says instead of a greeting, such as `554 no`.
+    pub(crate) greeting: Option<String>,
     /// Connections that are still left without a greeting.
     pub(crate) hang: AtomicU32,
     /// A receiver that is refused with 550.
@@ -76,7 +78,8 @@ fn connection(
         // Until the client is tired of it.
         return io::copy(&mut stream, &mut io::sink()).map(drop);
     }
-    stream.write_all(b"220 sink.test ESMTP\r\n")?;
+    let greeting = behaviour.greeting.as_deref().unwrap_or("220 sink.test ESMTP");
+    stream.write_all(format!("{greeting}\r\n").as_bytes())?;
     let mut clear = Session::new(behaviour, Box::new(stream.try_clone()?), false);
     if clear.talk(taken)? == Then::Close {
         return Ok(());

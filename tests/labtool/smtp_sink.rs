@@ -26,6 +26,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let behaviour = Behaviour {
         refuse: args.value("refuse", 0)?.into(),
+        greeting: args.text("greeting").ok().map(str::to_owned),
         hang: args.value("hang", 0)?.into(),
         unknown: args.text("unknown").ok().map(str::to_owned),
         greylisted: args.text("greylisted").ok().map(str::to_owned),

@@ -28,6 +28,8 @@ pub(crate) struct Group {
     programs: &'static [Program],
     /// Tools built by cargo.
     crates: &'static [Crate],
+    /// Tools that are taken out of a package which is not installed.
+    taken: &'static [Taken],
     /// Whether XDP programs are compiled.
     bpf: bool,
     /// Whether they are linted too.
@@ -48,10 +50,18 @@ struct Crate {
     why: &'static str,
 }
 
+/// A tool of a package that would start a service, were it installed.
+struct Taken {
+    name: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
 /// What building needs.
 pub(crate) const BUILD: Group = Group {
     programs: &[Program { name: "cc", package: "gcc libc6-dev", why: "links host programs" }],
     crates: &[],
+    taken: &[],
     bpf: true,
     lint: false,
 };
@@ -72,9 +82,23 @@ pub(crate) const LAB: Group = Group {
         Program { name: "haproxy", package: "haproxy", why: "the measure of its statistics' CSV" },
         Program { name: "nft", package: "nftables", why: "packet filters in namespaces" },
         Program { name: "keepalived", package: "keepalived", why: "the other make of VRRP router" },
+        Program { name: "dnsmasq", package: "dnsmasq-base", why: "DNS server for checks" },
+        Program { name: "nginx", package: "nginx-light", why: "web server for checks" },
+        Program { name: "/usr/bin/python3", package: "python3", why: "gRPC server for checks" },
+        // A library: its path is found like a program's.
+        Program {
+            name: "/usr/lib/python3/dist-packages/grpc/__init__.py",
+            package: "python3-grpcio",
+            why: "gRPC server for checks",
+        },
         Program { name: "nsenter", package: "util-linux", why: "runs programs in namespaces" },
     ],
     crates: &[],
+    taken: &[Taken {
+        name: "promtool",
+        package: "prometheus",
+        why: "reads metrics and alert rules",
+    }],
     bpf: false,
     lint: false,
 };
@@ -86,6 +110,7 @@ pub(crate) const LINT: Group = Group {
         Crate { name: "cargo-deny", version: "0.20.2", why: "licences and sources" },
         Crate { name: "cargo-machete", version: "0.9.2", why: "unused dependencies" },
     ],
+    taken: &[],
     bpf: true,
     lint: true,
 };
@@ -129,6 +154,9 @@ pub(crate) fn run(groups: &[Group], install: Install) -> Result<()> {
     }
     for tool in groups.iter().flat_map(|group| group.crates) {
         install_crate(tool, install)?;
+    }
+    for tool in groups.iter().flat_map(|group| group.taken) {
+        take(tool, install)?;
     }
     Ok(())
 }
@@ -273,6 +301,38 @@ fn install_crate(tool: &Crate, install: Install) -> Result<()> {
          --locked --root target/tools"
     );
     step(&format!("build {name} ({why}; some minutes)"), || cargo_install(name, version).run())
+}
+
+/// Puts one program of a package into target/tools/bin.
+fn take(tool: &Taken, install: Install) -> Result<()> {
+    let Taken { name, package, why } = tool;
+    let folder = Path::new("target/tools/bin");
+    if folder.join(name).exists() || sys::find(name).is_some() {
+        return Ok(());
+    }
+    eprintln!("missing: {name} of {package} ({why})");
+    ensure!(
+        install == Install::Allow,
+        "{name} is missing and --no-install forbids to fetch it; run: apt-get download {package} && \
+         dpkg-deb --extract {package}_*.deb x && cp x/usr/bin/{name} target/tools/bin/"
+    );
+    let root = sys::root()?;
+    let unpacked = root.join("target/tools").join(package);
+    std::fs::create_dir_all(&unpacked)?;
+    std::fs::create_dir_all(root.join(folder))?;
+    if sys::is_root() {
+        update_lists()?;
+    }
+    step(&format!("fetch {name} from the package {package}, which is not installed"), || {
+        let line = format!(
+            "cd '{0}' && apt-get -q download {package} && dpkg-deb --extract {package}_*.deb . && \
+             cp usr/bin/{name} '{1}'",
+            unpacked.display(),
+            root.join(folder).display()
+        );
+        Cmd::new("sh").args(["-c", &line]).run()
+    })?;
+    std::fs::remove_dir_all(&unpacked).context("remove what was unpacked")
 }
 
 fn cargo_install(name: &str, version: &str) -> Cmd {

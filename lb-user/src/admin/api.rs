@@ -59,13 +59,13 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
     let allowed = match name {
         "metrics" | "status" | "stats" | "history" | "connections" | "bans" | "explain"
         | "vrrp" | "events" => "GET",
-        "reload" | "ban" | "unban" | "resign" | "drain" | "enable" | "disable" | "weight"
-        | "add" | "remove" => "POST",
+        "reload" | "reopen-logs" | "ban" | "unban" | "resign" | "drain" | "enable" | "disable"
+        | "weight" | "add" | "remove" => "POST",
         _ => {
             let text = format!(
                 "there is no {path:?}; ask for {PREFIX}status, stats, history, connections, explain, \
-                 events, bans, ban, unban, vrrp, resign, drain, enable, disable, weight, add, remove \
-                 or reload, or for {METRICS}"
+                 events, bans, ban, unban, vrrp, resign, drain, enable, disable, weight, add, remove, \
+                 reopen-logs or reload, or for {METRICS}"
             );
             return Err(Answer::error(StatusCode::NOT_FOUND, text));
         }
@@ -98,6 +98,7 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
         (None, "metrics") => Ok(Verb::Metrics),
         (None, "bans") => Ok(Verb::Bans),
         (None, "vrrp") => Ok(Verb::Vrrp),
+        (None, "reopen-logs") => Ok(Verb::ReopenLogs),
         (None, "events") => Ok(Verb::Events),
         (None, _) => Ok(Verb::Reload),
     }
@@ -226,6 +227,7 @@ pub fn path_of(verb: &Verb) -> (Method, String) {
         Verb::Stats => (Method::GET, format!("{PREFIX}stats")),
         Verb::History => (Method::GET, format!("{PREFIX}history")),
         Verb::Reload => (Method::POST, format!("{PREFIX}reload")),
+        Verb::ReopenLogs => (Method::POST, format!("{PREFIX}reopen-logs")),
         Verb::Metrics => (Method::GET, METRICS.to_owned()),
         Verb::Bans => (Method::GET, format!("{PREFIX}bans")),
         Verb::Ban { prefix, span } => {
@@ -464,6 +466,7 @@ mod tests {
             Verb::Stats,
             Verb::History,
             Verb::Reload,
+            Verb::ReopenLogs,
             Verb::Metrics,
             Verb::Bans,
             ban("10.0.0.0/8", None),

@@ -34,6 +34,7 @@ pub(super) fn change(verb: &Verb) -> Option<String> {
     let named = |action: &str, name: &str| Some(format!("{action} {}", name.escape_debug()));
     match verb {
         Verb::Reload => Some("reload".to_owned()),
+        Verb::ReopenLogs => Some("reopen-logs".to_owned()),
         Verb::Ban { prefix, span: None } => Some(format!("ban {prefix}")),
         Verb::Ban { prefix, span: Some(span) } => {
             Some(format!("ban {prefix} for {}", humantime::format_duration(*span)))

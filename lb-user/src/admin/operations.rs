@@ -114,6 +114,7 @@ pub(super) static OPERATIONS: &[Operation] = &[
         "What would become of a packet; nothing is changed by it.",
     ),
     post("reload", "Reload", &[], "Reads the configuration file again and applies the difference."),
+    post("reopen-logs", "Reopened", &[], "Opens log files anew, after they were moved away."),
     post("drain", "Steered", &[TARGET, PERSIST], "No new connections; open ones may end."),
     post("enable", "Steered", &[TARGET, PERSIST], "Connections again, when it is healthy."),
     post("disable", "Steered", &[TARGET, PERSIST], "Out of service."),

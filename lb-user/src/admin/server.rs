@@ -26,6 +26,7 @@ use crate::admin::api::{self, Answer};
 use crate::admin::audit::{self, Who};
 use crate::admin::socket::{Socket, SocketError};
 use crate::controller::request::{Refusal, RefusalKind, Reply, Request, Verb};
+use crate::watchdog::{self, Weight};
 
 /// The admin socket, listening.
 #[derive(Debug)]
@@ -47,8 +48,12 @@ impl Server {
         E: From<Request> + Send + 'static,
     {
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let pulse = watchdog::part("admin socket", STUCK, Weight::Useful);
         loop {
+            // Stuck is a server whose clients leave no room for others.
+            pulse.begin();
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            pulse.rest();
             match self.socket.listener.accept().await {
                 Ok((stream, _)) => {
                     let requests = requests.clone();
@@ -156,7 +161,7 @@ async fn ask<E: From<Request>>(verb: Verb, requests: &mpsc::Sender<E>) -> Answer
 /// Asks the controller.
 pub(super) async fn reply<E: From<Request>>(verb: Verb, requests: &mpsc::Sender<E>) -> Reply {
     let limit = match verb {
-        Verb::Reload | Verb::Bans => LONG_TIMEOUT,
+        Verb::Reload | Verb::ReopenLogs | Verb::Bans => LONG_TIMEOUT,
         _ => CLIENT_TIMEOUT,
     };
     let (request, reply) = Request::new(verb);
@@ -192,6 +197,7 @@ const MAX_BODY: usize = 64 * 1024;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A reload is answered when the new file serves, and a list of bans may be long.
 const LONG_TIMEOUT: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ pub enum Command {
     Check(Check),
     /// Apply the daemon's configuration file as a difference
     Reload(Daemon),
+    /// Open log files anew, after they were renamed
+    ReopenLogs(Daemon),
     /// Show services and real servers
     Status(Status),
     /// Show packets, bytes and connections
@@ -84,9 +86,6 @@ pub enum Command {
     /// Not supported yet.
     #[command(hide = true)]
     Capture(Rest),
-    /// Not supported yet.
-    #[command(hide = true)]
-    ReopenLogs(Rest),
     /// Not supported yet.
     #[command(hide = true)]
     Import(Rest),
@@ -158,6 +157,7 @@ impl Command {
                 | Self::Speaker(_)
                 | Self::Top(_)
                 | Self::Doctor(_)
+                | Self::ReopenLogs(_)
                 | Self::Drain(_)
                 | Self::Enable(_)
                 | Self::Disable(_)

@@ -12,7 +12,6 @@ mod check;
 mod detach;
 mod doctor;
 mod explain;
-pub mod log;
 mod output;
 mod query;
 mod real_server;
@@ -74,6 +73,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Speaker(arguments) => vrrp::speak(&arguments),
         Command::Doctor(arguments) => doctor::doctor(&arguments),
         Command::Top(arguments) => top::top(&arguments),
+        Command::ReopenLogs(daemon) => query::reopen_logs(&daemon),
         Command::Drain(arguments) => steer::drain(&arguments),
         Command::Enable(arguments) => steer::change(&arguments, Action::Enable),
         Command::Disable(arguments) => steer::change(&arguments, Action::Disable),

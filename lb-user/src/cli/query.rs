@@ -1,4 +1,4 @@
-//! The commands that ask the running daemon: reload, status, stats, connections.
+//! The commands that ask the running daemon: reload, reopen-logs, status, stats, connections.
 //!
 //! Must not know: HTTP, how text is laid out.
 
@@ -20,6 +20,16 @@ pub(super) fn reload(daemon: &Daemon) -> anyhow::Result<()> {
     }
     let done: document::Reload = serde_json::from_slice(&body).context("the daemon's answer")?;
     output::print(render::reload(&done).as_bytes())
+}
+
+pub(super) fn reopen_logs(daemon: &Daemon) -> anyhow::Result<()> {
+    let client = Client::new(daemon.socket());
+    let body = runtime()?.block_on(client.ask_raw(&Verb::ReopenLogs))?;
+    if daemon.wants_json() {
+        return output::print(&body);
+    }
+    let done: document::Reopened = serde_json::from_slice(&body).context("the daemon's answer")?;
+    output::print(format!("opened anew: {}\n", done.targets.join(", ")).as_bytes())
 }
 
 pub(super) fn status(arguments: &Status) -> anyhow::Result<()> {

@@ -12,9 +12,10 @@ use tokio::sync::mpsc;
 
 use crate::admin::{HttpPlane, Server};
 use crate::cli::args::Run;
-use crate::cli::{check, log, output, runtime};
+use crate::cli::{check, output, runtime};
 use crate::controller::preflight::Severity;
-use crate::controller::{self, AdminPlane as _, Start, state_file};
+use crate::controller::{self, AdminPlane as _, Start, state_file, systemd};
+use crate::{logging, watchdog};
 
 pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
     let host_name = check::host_name();
@@ -34,12 +35,18 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
         anyhow::bail!("{} cannot work on this host as it is", arguments.config.display());
     }
     let kept = state_file::read(&arguments.state)?;
-    let level = log::start(loaded.director.log)?;
+    let (logger, _log) = logging::start(&loaded.director.log, &loaded.director.node, "lb")?;
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
     let director = loaded.director;
+    watchdog::start(|is_well| {
+        if is_well {
+            systemd::watchdog();
+        }
+    })?;
     to_the_end(runtime()?, async {
+        watchdog::watch_runtime();
         let (events, queue) = mpsc::channel(controller::QUEUE);
         let admin = Arc::new(HttpPlane::new(events.clone(), Handle::current())?);
         if let Err(faults) = admin.stage(&director) {
@@ -55,7 +62,7 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
             warnings,
             keep_dataplane: arguments.keep_dataplane,
             drain_timeout: arguments.drain_timeout,
-            set_log_level: Box::new(move |wanted| level.set(wanted)),
+            logger,
             admin: admin.clone(),
         };
         let server = Server::bind(&start.director.admin.socket)?;

@@ -6,9 +6,10 @@ use anyhow::Context as _;
 
 use crate::admin::Client;
 use crate::cli::args::{Daemon, Speaker, Vrrp, VrrpCommand};
-use crate::cli::{log, output, render, runtime};
+use crate::cli::{output, render, runtime};
 use crate::controller::document;
 use crate::controller::request::Verb;
+use crate::logging;
 use crate::model::Log;
 use crate::speaker;
 
@@ -56,12 +57,13 @@ fn resign(name: &str, daemon: &Daemon) -> anyhow::Result<()> {
 
 /// Runs until the controller says stop, or stays away for too long.
 pub(super) fn speak(arguments: &Speaker) -> anyhow::Result<()> {
-    let log = Log { level: arguments.log_level.into(), format: arguments.log_format.into() };
-    // First, so that the thread that writes the log has no more rights than this one.
+    let (level, format) = (arguments.log_level.into(), arguments.log_format.into());
+    let log = Log { level, format, ..Log::default() };
+    // First, so that threads that write the log have no more rights than this one.
     let refused = speaker::settle()?;
-    let _log = log::start_patient(log)?;
+    let (logger, _log) = logging::start(&log, &super::check::host_name(), speaker::log::TAG)?;
     for refused in refused {
         tracing::warn!("{refused}");
     }
-    speaker::run(&arguments.socket)
+    speaker::run(&arguments.socket, logger)
 }

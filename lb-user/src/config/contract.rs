@@ -72,6 +72,16 @@ pub(super) enum CheckType {
     Http,
     /// HTTP/1.1 over TLS.
     Https,
+    /// A datagram.
+    Udp,
+    /// A DNS question.
+    Dns,
+    /// A mail server's greeting.
+    Smtp,
+    /// A command.
+    Exec,
+    /// gRPC's health protocol.
+    Grpc,
 }
 
 const fn built(name: &'static str, inside: Inside) -> Key {
@@ -120,8 +130,13 @@ pub(super) static CHECK_TYPES: Words<CheckType> = Words {
         ("tcp", CheckType::Tcp),
         ("http", CheckType::Http),
         ("https", CheckType::Https),
+        ("udp", CheckType::Udp),
+        ("dns", CheckType::Dns),
+        ("smtp", CheckType::Smtp),
+        ("exec", CheckType::Exec),
+        ("grpc", CheckType::Grpc),
     ],
-    later: &["udp", "dns", "smtp", "exec", "grpc"],
+    later: &[],
 };
 pub(super) static VIA: Words<()> =
     Words { what: "via", built: &[("direct", ())], later: &["service"] };
@@ -169,6 +184,50 @@ pub(super) static TLS_VERSIONS: Words<model::TlsVersion> = Words {
 };
 pub(super) static LOG_TARGETS: Words<()> =
     Words { what: "log target", built: &[("stderr", ())], later: &[] };
+pub(super) static SEVERITIES: Words<model::Severity> = Words {
+    what: "syslog level",
+    built: &[
+        ("emerg", model::Severity::Emerg),
+        ("alert", model::Severity::Alert),
+        ("crit", model::Severity::Crit),
+        ("err", model::Severity::Err),
+        ("warning", model::Severity::Warning),
+        ("notice", model::Severity::Notice),
+        ("info", model::Severity::Info),
+        ("debug", model::Severity::Debug),
+    ],
+    later: &[],
+};
+pub(super) static FACILITIES: Words<model::Facility> = Words {
+    what: "syslog facility",
+    built: &[
+        ("kern", model::Facility::new(0)),
+        ("user", model::Facility::new(1)),
+        ("mail", model::Facility::new(2)),
+        ("daemon", model::Facility::new(3)),
+        ("auth", model::Facility::new(4)),
+        ("syslog", model::Facility::new(5)),
+        ("lpr", model::Facility::new(6)),
+        ("news", model::Facility::new(7)),
+        ("uucp", model::Facility::new(8)),
+        ("cron", model::Facility::new(9)),
+        ("auth2", model::Facility::new(10)),
+        ("ftp", model::Facility::new(11)),
+        ("ntp", model::Facility::new(12)),
+        ("audit", model::Facility::new(13)),
+        ("alert", model::Facility::new(14)),
+        ("cron2", model::Facility::new(15)),
+        ("local0", model::Facility::new(16)),
+        ("local1", model::Facility::new(17)),
+        ("local2", model::Facility::new(18)),
+        ("local3", model::Facility::new(19)),
+        ("local4", model::Facility::new(20)),
+        ("local5", model::Facility::new(21)),
+        ("local6", model::Facility::new(22)),
+        ("local7", model::Facility::new(23)),
+    ],
+    later: &[],
+};
 
 /// Keys of the whole file.
 pub(super) static ROOT: &[Key] = &[
@@ -220,7 +279,7 @@ pub(super) static HEALTH_CHECK: &[Key] = &[
     built("method", Value),
     built("path", Value),
     built("host", Value),
-    built("expect", Map(&[built("status", Value), built("body", Value)])),
+    built("expect", Map(&[built("status", Value), built("body", Value), built("digest", Value)])),
     built("interval", Value),
     built("retry_interval", Value),
     built("timeout", Value),
@@ -233,12 +292,13 @@ pub(super) static HEALTH_CHECK: &[Key] = &[
     built("via", Value),
     built("start", Value),
     built("flap", Map(&[built("changes", Value), built("per", Value), built("hold", Value)])),
-    later("dns", Map(&[later("name", Value), later("record", Value)])),
-    later("udp", Map(&[later("payload", Value), later("reply", Value)])),
-    later("smtp", Map(&[later("helo", Value)])),
-    later("grpc", Map(&[later("service", Value)])),
-    later("command", Value),
-    later("user", Value),
+    built("dns", Map(&[built("name", Value), built("record", Value)])),
+    built("udp", Map(&[built("payload", Value), built("reply", Value)])),
+    built("smtp", Map(&[built("helo", Value)])),
+    built("grpc", Map(&[built("service", Value)])),
+    built("command", Value),
+    built("user", Value),
+    built("dynamic_weight", Value),
 ];
 
 static VIRTUAL_SERVICE: &[Key] = &[
@@ -298,9 +358,9 @@ static TLS: &[Key] = &[
 
 static LOG: &[Key] = &[built("level", Value), built("format", Value), built("to", Map(LOG_TARGET))];
 static LOG_TARGET: &[Key] = &[
-    later("syslog", Value),
-    later("facility", Value),
-    later("max_level", Value),
-    later("min_level", Value),
-    later("file", Value),
+    built("syslog", Value),
+    built("facility", Value),
+    built("max_level", Value),
+    built("min_level", Value),
+    built("file", Value),
 ];

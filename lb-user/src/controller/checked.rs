@@ -16,6 +16,8 @@ pub struct Checked {
     /// Its state as of the last change that was heard of; before the first one, what it was
     /// assumed to be. What the maps do follows from this one.
     pub state: HealthState,
+    /// The weight that it gives, and whether its state is borne out, as of then.
+    heard: (Option<u32>, bool),
     /// It was up and failed. A server that was never up has no connections that somebody must be
     /// told of.
     pub failed: bool,
@@ -28,18 +30,20 @@ impl Checked {
     /// before it was checked, took it for.
     pub fn new(observed: Observed, assumed: Option<HealthState>) -> Self {
         let failed = assumed == Some(HealthState::Down);
-        Self { state: observed.state(), failed, observed }
+        Self { state: observed.state(), heard: (None, false), failed, observed }
     }
 
-    /// Its state has changed; true when the maps may have to follow. What counts is the state now,
-    /// so a change that was under way while the target left the file and came back does no harm.
+    /// Something of it has changed; true when something may have to follow. What counts is how it is
+    /// now, so a change that was under way while the target left the file and came back does no harm.
     pub fn hear(&mut self) -> bool {
-        let state = self.observed.state();
-        if state == self.state {
-            return false;
+        let seen = self.observed.get();
+        let heard = (seen.weight, seen.is_settled);
+        let is_news = std::mem::replace(&mut self.heard, heard) != heard;
+        if seen.state == self.state {
+            return is_news;
         }
-        self.state = state;
-        self.failed = state == HealthState::Down;
+        self.state = seen.state;
+        self.failed = seen.state == HealthState::Down;
         true
     }
 }
@@ -80,7 +84,7 @@ impl Health {
             .collect();
     }
 
-    /// A target's state has changed; true when the maps may have to follow. One that is not known
+    /// Something of a target has changed; true when something may have to follow. One that is not known
     /// was removed while its change was under way.
     pub fn hear(&mut self, target: &Target) -> bool {
         self.ids.get(target).is_some_and(|id| self.checked[*id].hear())
@@ -101,6 +105,11 @@ impl Health {
     /// What is known of a target by its number.
     pub fn get(&self, id: usize) -> Option<&Checked> {
         self.checked.get(id)
+    }
+
+    /// Every target.
+    pub fn iter(&self) -> impl Iterator<Item = (&Target, &Checked)> {
+        self.ids.iter().map(|(target, id)| (target, &self.checked[*id]))
     }
 
     /// How many targets are probed.

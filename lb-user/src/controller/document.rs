@@ -173,9 +173,10 @@ pub struct RealServer {
 #[serde(default)]
 pub struct Check {
     /// HAProxy's name of the result: L4OK, L4CON, L4TOUT, L6TOUT, L6RSP, L7OK, L7TOUT, L7RSP,
-    /// L7STS; INI before the first one, SOCKERR when this host could not ask.
+    /// L7STS, PROCOK, PROCERR, PROCTOUT; INI before the first one, SOCKERR when this host could
+    /// not ask.
     pub status: String,
-    /// Status code of the protocol, where it has one.
+    /// Status code of the protocol or exit code of the command, where there is one.
     pub code: Option<u16>,
     /// How long it took.
     pub duration_ms: u64,
@@ -397,6 +398,14 @@ pub struct Reload {
     pub changes: u64,
     /// What the file asks for that deserves attention.
     pub warnings: Vec<String>,
+}
+
+/// `lb reopen-logs` that was done.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reopened {
+    /// Every target of the log.
+    pub targets: Vec<String>,
 }
 
 /// `lb bans`; also what `lb ban` is answered with, the new ban alone.

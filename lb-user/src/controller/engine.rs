@@ -22,6 +22,7 @@ use crate::health::HealthState;
 use crate::model::{self, Prefix};
 use crate::netlink::LinkTable;
 use crate::plan::{Changes, Installed, Limits, MapOp, Planner, VirtualMac, Wanted, listen_name};
+use crate::watchdog::{self, Weight};
 
 /// Tells what a plan did.
 fn log(changes: &Changes) {
@@ -48,6 +49,8 @@ fn log(changes: &Changes) {
 
 /// Time between the starts of two sweeps, at the least.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// A slice of the table takes milliseconds, and its pause nine times as long.
+const SWEEP_STUCK: Duration = Duration::from_secs(30);
 /// A sweep takes at most this part of one CPU's time.
 const SWEEP_SHARE: u32 = 10;
 /// Age of the heartbeat above which the kernel program asks the routing table itself.
@@ -386,12 +389,18 @@ impl Engine {
     pub fn start_sweep(&mut self, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
         let mut sweeper = Sweeper::new(&mut self.dataplane)?;
         let (sender, stop) = std_mpsc::channel();
+        let pulse = watchdog::part("sweep", SWEEP_STUCK, Weight::Useful);
         let sweep = move || {
             let is_stopped = |wait: Duration| {
                 stop.recv_timeout(wait) != Err(std_mpsc::RecvTimeoutError::Timeout)
             };
             loop {
-                let pause = |took: Duration| std::thread::sleep(took * (SWEEP_SHARE - 1));
+                // Each slice of the table is something new.
+                pulse.begin();
+                let pause = |took: Duration| {
+                    std::thread::sleep(took * (SWEEP_SHARE - 1));
+                    pulse.begin();
+                };
                 let wait = match sweeper.pass(pause) {
                     Ok(report) => {
                         let cpu = report.cpu;
@@ -405,6 +414,7 @@ impl Engine {
                         SWEEP_INTERVAL * 10
                     }
                 };
+                pulse.rest();
                 if is_stopped(wait) {
                     return;
                 }

@@ -55,6 +55,8 @@ pub type AddressResult = (BTreeSet<Address>, anyhow::Result<()>);
 pub enum Signal {
     /// SIGHUP: read the configuration file again.
     Reload,
+    /// SIGUSR1: open log files anew.
+    ReopenLogs,
     /// SIGTERM or SIGINT: drain, clean up and end.
     Stop,
 }

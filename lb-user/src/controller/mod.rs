@@ -9,6 +9,8 @@
 //!   `path_mtu` for what routers report, `report` makes documents, `snapshot` metrics;
 //! - `vrrp` tells the speaker what to be, and keeps what it says;
 //! - `history` has the counters sampled, for rates and the last minutes;
+//! - `itself` is what the daemon knows of itself: stuck parts, probes, its process;
+//! - `logs` has the log follow the file, here and in the speaker;
 //! - `bans` keeps what is denied at run time, beside the file's list;
 //! - `explain` says what would become of a packet;
 //! - [`effective`](mod@effective) is the one place where configured weight, health and admin state meet;
@@ -27,6 +29,8 @@ pub mod event;
 mod explain;
 mod follow;
 pub mod history;
+mod itself;
+mod logs;
 pub mod overrides;
 pub mod path_mtu;
 pub mod preflight;
@@ -54,7 +58,8 @@ use tokio::sync::mpsc;
 
 use crate::controller::event::Event;
 use crate::controller::overrides::Layer;
-use crate::model::{Director, LogLevel};
+use crate::logging::Logger;
+use crate::model::Director;
 
 /// What `lb run` starts the controller with.
 pub struct Start {
@@ -74,8 +79,8 @@ pub struct Start {
     pub keep_dataplane: bool,
     /// How long a stop waits for open connections.
     pub drain_timeout: Duration,
-    /// Changes the log level when a reload does.
-    pub set_log_level: Box<dyn Fn(LogLevel)>,
+    /// The log, which follows the file.
+    pub logger: Logger,
     /// Follows what a reload says of `admin.http`.
     pub admin: Arc<dyn AdminPlane>,
 }

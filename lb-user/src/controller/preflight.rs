@@ -10,7 +10,8 @@ mod commands;
 mod vrrp;
 
 use crate::dataplane::bpf::is_on_bpffs;
-use crate::model::{AttachMode, Dataplane, Director};
+use crate::logging;
+use crate::model::{AttachMode, Dataplane, Director, LogSink, LogTarget, SyslogAddress};
 use crate::netlink::{Address, LinkTable, Netlink, NetlinkError};
 
 /// How bad a finding is.
@@ -46,6 +47,8 @@ pub struct Host {
     pub addresses: Vec<Address>,
     /// Commands that would not be run, with the reason.
     pub commands: Vec<String>,
+    /// Targets of the log that cannot be written.
+    pub logs: Vec<Finding>,
 }
 
 impl Host {
@@ -60,7 +63,8 @@ impl Host {
         let netlink = Netlink::open()?;
         let (links, addresses) = (netlink.links().await?, netlink.addresses().await?);
         let commands = commands::examine(director);
-        Ok(Self { capabilities, xdp, bpffs, links, addresses, commands })
+        let logs = log_targets(director);
+        Ok(Self { capabilities, xdp, bpffs, links, addresses, commands, logs })
     }
 }
 
@@ -70,11 +74,32 @@ pub fn check(director: &Director, host: &Host) -> Vec<Finding> {
     let plane = director.dataplane.as_ref().map(|plane| check_dataplane(plane, host));
     let mut findings = plane.unwrap_or_default();
     findings.extend(vrrp::check(&director.vrrp.instances, host));
+    findings.extend(host.logs.iter().cloned());
     findings.extend(host.commands.iter().map(|refused| Finding {
         severity: Severity::Warn,
         message: format!("{refused} (it will not be run)"),
     }));
     findings
+}
+
+/// Targets of the log that cannot be written as things are.
+fn log_targets(director: &Director) -> Vec<Finding> {
+    let examine = |target: &LogTarget| match &target.sink {
+        LogSink::File(path) => {
+            let message = format!("log.to: {}", logging::examine(path).err()?);
+            Some(Finding { severity: Severity::Refuse, message })
+        }
+        LogSink::Syslog { address: SyslogAddress::Unix(path), .. } if !path.exists() => {
+            let message = format!(
+                "log.to: {} is not there: start the syslog daemon, or name another target (lines \
+                 wait for it, as far as there is room)",
+                path.display()
+            );
+            Some(Finding { severity: Severity::Warn, message })
+        }
+        LogSink::Stderr | LogSink::Syslog { .. } => None,
+    };
+    director.log.targets.iter().filter_map(examine).collect()
 }
 
 fn check_dataplane(plane: &Dataplane, host: &Host) -> Vec<Finding> {
@@ -210,6 +235,7 @@ mod tests {
             links,
             addresses: Vec::new(),
             commands: Vec::new(),
+            logs: Vec::new(),
         }
     }
 
@@ -260,6 +286,33 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_cannot_be_written_is_told_with_the_remedy() {
+        let with = |sink: LogSink| {
+            let target = LogTarget { sink, max_level: crate::model::Severity::Debug };
+            let log = Log { targets: vec![target], ..Log::default() };
+            log_targets(&Director { log, ..director() })
+        };
+        let check = |path: &str, expected: &str| {
+            let found = with(LogSink::File(path.into()));
+            assert_eq!(found.len(), 1, "{path}");
+            assert_eq!(found[0].severity, Severity::Refuse);
+            assert!(found[0].message.contains(expected), "{found:?}");
+        };
+        check("/nowhere/lb/lb.log", "there is no directory /nowhere/lb: `install -d");
+        check("/proc", "is a directory: name a file in it");
+        assert_eq!(with(LogSink::File(std::env::temp_dir().join("lb.log"))), []);
+        assert_eq!(with(LogSink::Stderr), []);
+        let syslog = |path: &str| LogSink::Syslog {
+            address: SyslogAddress::Unix(path.into()),
+            facility: crate::model::Facility::DAEMON,
+            min_level: crate::model::Severity::Emerg,
+        };
+        let found = with(syslog("/nowhere/log"));
+        assert_eq!(found[0].severity, Severity::Warn);
+        assert!(found[0].message.contains("start the syslog daemon"), "{found:?}");
+    }
+
+    #[test]
     fn a_node_without_a_dataplane_needs_nothing() {
         let director = Director { dataplane: None, ..director() };
         let bare = Host {
@@ -269,6 +322,7 @@ mod tests {
             links: LinkTable::default(),
             addresses: Vec::new(),
             commands: Vec::new(),
+            logs: Vec::new(),
         };
         assert_eq!(check(&director, &bare), []);
     }

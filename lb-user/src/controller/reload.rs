@@ -16,6 +16,7 @@ use crate::controller::checked::Health;
 use crate::controller::chronicle::{Chronicle, EventKind};
 use crate::controller::engine::Engine;
 use crate::controller::event::{AddressResult, Event, LoadResult};
+use crate::controller::itself::Probes;
 use crate::controller::overrides::Overrides;
 use crate::controller::request::{Refusal, RefusalKind, Request};
 use crate::controller::routes::{self, Routes};
@@ -23,7 +24,7 @@ use crate::controller::standing::{Lives, Standing};
 use crate::controller::steer::Keeping;
 use crate::controller::task::{Controller, seed};
 use crate::controller::vrrp::Vrrp;
-use crate::controller::{Start, systemd};
+use crate::controller::{Start, logs, systemd};
 use crate::health::Runner;
 use crate::metrics::Reloads;
 use crate::model::{Dataplane, Director};
@@ -85,6 +86,7 @@ impl Controller {
             keeping: Keeping::default(),
             previous: None,
             reload_again: false,
+            probes: Probes::new(),
             fatal: None,
         };
         if let Err(error) = controller.bring_up(&links, adopted).await {
@@ -191,13 +193,15 @@ impl Controller {
         systemd::reloading();
         let path = self.start.config_path.clone();
         let host_name = self.start.host_name.clone();
-        let (events, admin) = (self.events.clone(), Arc::clone(&self.start.admin));
+        let (events, logger) = (self.events.clone(), self.start.logger.clone());
+        let admin = Arc::clone(&self.start.admin);
         tokio::task::spawn_blocking(move || {
             let name = path.display().to_string();
             let result = match std::fs::read_to_string(&path) {
                 Ok(text) => config::load(&name, &text, &host_name)
                     .map(Box::new)
                     .map_err(|errors| errors.iter().map(ToString::to_string).collect())
+                    .and_then(|loaded| logs::prepare(&logger, loaded))
                     .and_then(|loaded| admin.stage(&loaded.director).map(|()| loaded)),
                 Err(error) => Err(vec![format!("{name}: {error}")]),
             };
@@ -231,6 +235,7 @@ impl Controller {
             self.waiting.extend(request);
             return;
         };
+        self.start.logger.forget();
         self.reloads.end(false);
         for error in &errors {
             tracing::error!("reload refused: {error}");
@@ -256,9 +261,7 @@ impl Controller {
         {
             self.begin_addresses(new);
         }
-        if before.log.level != loaded.director.log.level {
-            (self.start.set_log_level)(loaded.director.log.level);
-        }
+        self.follow_log(&loaded.director);
         self.start.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
         self.start.admin.commit();
         let before = self.in_force(true);
@@ -333,9 +336,6 @@ fn refuse_what_needs_a_start(before: &Director, after: &Director) -> anyhow::Res
     }
     if before.admin.socket != after.admin.socket {
         return refuse("admin.socket");
-    }
-    if before.log.format != after.log.format {
-        return refuse("log.format");
     }
     Ok(())
 }

@@ -408,13 +408,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::health::ProbeResult;
+    use crate::health::{ProbeResult, Tally};
 
     fn observation(state: HealthState, doubt: (u32, u32)) -> Observation {
         let last = ProbeResult {
             status: CheckStatus::L7Status,
             duration: Duration::from_micros(2_700),
             code: Some(503),
+            weight: None,
             detail: "unexpected status".into(),
         };
         Observation {
@@ -423,7 +424,10 @@ mod tests {
             last: Some(last),
             doubt,
             held_until: None,
+            is_settled: true,
             probes: 7,
+            tally: Tally::default(),
+            weight: None,
         }
     }
 

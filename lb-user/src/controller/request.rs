@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 
 use crate::config;
 use crate::controller::document::{
-    Bans, Connections, Error, Events, Explanation, History, Lifted, Reload, Resigned, Stats,
-    Status, Steered, Vrrp,
+    Bans, Connections, Error, Events, Explanation, History, Lifted, Reload, Reopened, Resigned,
+    Stats, Status, Steered, Vrrp,
 };
 use crate::controller::overrides::Action;
 use crate::metrics::Snapshot;
@@ -84,6 +84,8 @@ pub enum Verb {
         /// The instance.
         name: String,
     },
+    /// Open log files anew; answered with [`Reopened`].
+    ReopenLogs,
     /// Change a server; answered with [`Steered`] when the maps follow.
     Steer(Steer),
     /// [`Events`].
@@ -198,6 +200,8 @@ pub enum Document {
     Connections(Connections),
     /// To [`Verb::Reload`].
     Reload(Reload),
+    /// To [`Verb::ReopenLogs`].
+    Reopened(Reopened),
     /// To [`Verb::Metrics`]; whoever asked writes it in the format that is wanted.
     #[serde(skip)]
     Metrics(Box<Snapshot>),

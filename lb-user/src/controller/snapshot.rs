@@ -3,14 +3,16 @@
 //! Must not know: the text of metrics, who asks.
 
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
 use lb_common::wire::vrrp::Family;
 
 use crate::controller::effective::ServerState;
 use crate::controller::engine::Engine;
 use crate::controller::report::Source;
-use crate::metrics::{Dataplane, Prefixes, RealServer, Service, Snapshot, VrrpFrames};
-use crate::model;
+use crate::health::{CheckStatus, HealthState, Observation};
+use crate::metrics::{Check, Dataplane, Prefixes, RealServer, Service, Snapshot, VrrpFrames};
+use crate::model::{self, CheckKind};
 
 impl Source<'_> {
     /// Everything that metrics tell.
@@ -74,7 +76,54 @@ impl Source<'_> {
             active: counts.map_or(0, |counts| counts.active),
             inactive: counts.map_or(0, |counts| counts.inactive),
             traffic: self.server_traffic(service, server)?,
+            checks: self.measured_checks(place, server),
         })
+    }
+}
+
+impl Source<'_> {
+    /// How a real server is checked.
+    fn measured_checks(&self, place: (usize, usize), server: &model::RealServer) -> Vec<Check> {
+        let mut seen: Vec<&str> = Vec::new();
+        let checked = self.health.of(place.0, place.1).zip(&server.health_checks);
+        let checks = checked.map(|(checked, configured)| {
+            // Two of one kind are told apart by their order in the file.
+            let kind = kind(&configured.kind);
+            let same = seen.iter().filter(|other| **other == kind).count();
+            seen.push(kind);
+            let name = if same == 0 { kind.to_owned() } else { format!("{kind} {}", same + 1) };
+            check(name, checked.observed.get())
+        });
+        checks.collect()
+    }
+}
+
+fn check(name: String, observed: Observation) -> Check {
+    let last = observed.last.as_ref();
+    let seconds =
+        |at: SystemTime| Some(at.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64());
+    Check {
+        name,
+        up: observed.state == HealthState::Up,
+        status: last.map_or(CheckStatus::Initializing, |last| last.status).name().to_owned(),
+        duration: last.map_or(Duration::ZERO, |last| last.duration),
+        last_change: observed.last_change.and_then(seconds),
+        changes: observed.tally.changes,
+        results: observed.tally.results.into_iter().collect(),
+    }
+}
+
+fn kind(kind: &CheckKind) -> &'static str {
+    match kind {
+        CheckKind::Ping => "ping",
+        CheckKind::Tcp => "tcp",
+        CheckKind::Http(http) if http.tls.is_some() => "https",
+        CheckKind::Http(_) => "http",
+        CheckKind::Udp(_) => "udp",
+        CheckKind::Dns(_) => "dns",
+        CheckKind::Smtp(_) => "smtp",
+        CheckKind::Grpc(_) => "grpc",
+        CheckKind::Exec(_) => "exec",
     }
 }
 

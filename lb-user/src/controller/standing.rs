@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::controller::checked::{Checked, Health as Known};
 use crate::controller::effective::{Effective, Health, ServerState, effective};
 use crate::controller::quorum::Gate;
-use crate::health::{HealthState, Outcome};
+use crate::health::HealthState;
 use crate::model::{Director, RealServer, VirtualService};
 
 /// Where everything stands; services and servers are those of the configuration, by their places.
@@ -268,9 +268,8 @@ fn verdict<'a>(checks: impl Iterator<Item = &'a Checked>) -> Verdict {
             sum.state = HealthState::Down;
             sum.failed |= checked.failed;
         }
-        // Down before the first result, or with successes already, is not known to be down.
-        let failed = seen.last.is_some_and(|last| last.status.outcome() == Outcome::Failure);
-        let is_down = (failed && seen.doubt.0 == 0) || checked.failed;
+        sum.weight = seen.weight.into_iter().chain(sum.weight).min();
+        let is_down = seen.is_settled || checked.failed;
         is_known_down |= checked.state == HealthState::Down && is_down;
         verdict.is_certain &= checked.state == HealthState::Up || is_down;
         verdict.is_assumed &= seen.probes == 0;

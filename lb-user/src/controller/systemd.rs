@@ -25,7 +25,7 @@ pub fn stopping(status: &str) {
     send(&[NotifyState::Stopping, NotifyState::Status(&one_line(status))]);
 }
 
-/// The controller still handles events: sent once a second.
+/// No part without which the daemon is useless is stuck: sent once a second.
 pub fn watchdog() {
     send(&[NotifyState::Watchdog]);
 }

@@ -17,6 +17,7 @@ use crate::controller::chronicle::Chronicle;
 use crate::controller::document::Status;
 use crate::controller::engine::{Engine, HEARTBEAT_MAX};
 use crate::controller::event::{Event, Signal};
+use crate::controller::itself::{self, Probes};
 use crate::controller::overrides::Overrides;
 use crate::controller::report::{self, Names, Source};
 use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request, Verb};
@@ -32,6 +33,7 @@ use crate::metrics::{Reloads, Snapshot};
 use crate::model::Director;
 use crate::netlink::sysctl::Sysctls;
 use crate::netlink::{Address, Netlink};
+use crate::watchdog::{self, Weight};
 
 /// Changes within this time become one plan.
 const COALESCE: Duration = Duration::from_millis(10);
@@ -41,6 +43,8 @@ pub(super) const RESOLVE: Duration = Duration::from_secs(1);
 const MAX_EVENTS: usize = 1024;
 /// Time between heartbeats.
 const BEAT: Duration = Duration::from_secs(1);
+/// A turn of the loop takes milliseconds; a plan for many services a good part of a second.
+const STUCK: Duration = Duration::from_secs(5);
 
 /// The state of the daemon.
 pub(super) struct Controller {
@@ -92,6 +96,7 @@ pub(super) struct Controller {
     pub(super) previous: Option<InForce>,
     /// A reload was asked for while another was under way.
     pub(super) reload_again: bool,
+    pub(super) probes: Probes,
     /// Why the daemon ends by itself.
     pub(super) fatal: Option<anyhow::Error>,
 }
@@ -112,9 +117,11 @@ pub(super) struct InForce {
 impl Controller {
     /// Runs until it is told to stop.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Event>) -> anyhow::Result<()> {
+        let pulse = watchdog::part("controller", STUCK, Weight::Vital);
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            pulse.begin();
             let wake = self.wake_at();
             tokio::select! {
                 event = queue.recv() => {
@@ -128,6 +135,7 @@ impl Controller {
                 break;
             }
         }
+        drop(pulse);
         self.stop(queue).await
     }
 
@@ -142,6 +150,7 @@ impl Controller {
             Event::Script(changed) => self.script_changed(&changed),
             Event::Filters(found) => self.vrrp.filters.found(found),
             Event::Signal(Signal::Reload) => self.begin_reload(None),
+            Event::Signal(Signal::ReopenLogs) => self.reopen_logs(None),
             Event::Signal(Signal::Stop) => self.begin_stop(),
             Event::Sweep(report) => {
                 self.drift = self.drift.max(report.drift);
@@ -265,6 +274,7 @@ impl Controller {
                 self.reloads.end(false);
                 self.start.admin.roll_back();
             }
+            self.follow_log(&previous.director);
             self.start.director = previous.director;
             self.file = previous.file;
             self.overrides = previous.overrides;
@@ -303,8 +313,8 @@ impl Controller {
     }
 
     fn beat(&mut self) {
-        systemd::watchdog();
         self.beat_dataplane();
+        self.look_after_probes();
         self.look_for_deafness();
         self.track();
     }
@@ -351,10 +361,16 @@ impl Controller {
             }
             Verb::History => self.history(request),
             Verb::Metrics => {
-                let (vrrp, notifications) = (self.measured_vrrp(), self.notified());
-                let document = |snapshot| {
-                    Document::Metrics(Box::new(Snapshot { vrrp, notifications, ..snapshot }))
+                let measured = Snapshot {
+                    vrrp: self.measured_vrrp(),
+                    notifications: self.notified(),
+                    log: self.measured_log(),
+                    parts: itself::parts(),
+                    process: itself::process(),
+                    ..Snapshot::default()
                 };
+                let document =
+                    |snapshot: Snapshot| Document::Metrics(Box::new(snapshot.with(measured)));
                 let reply = self.with_source(|source| source.snapshot().map(document));
                 request.answer(reply);
             }
@@ -362,6 +378,7 @@ impl Controller {
                 self.connections(request, service.as_deref(), limit);
             }
             Verb::Reload => self.begin_reload(Some(request)),
+            Verb::ReopenLogs => self.reopen_logs(Some(request)),
             Verb::Bans => self.bans(request),
             Verb::Ban { prefix, span } => {
                 let reply = self.ban(prefix, span);
@@ -391,6 +408,7 @@ impl Controller {
     ) -> Reply {
         let mut warnings = self.start.warnings.clone();
         warnings.extend(self.apply_error.iter().map(|e| format!("the maps are not current: {e}")));
+        warnings.extend(self.own_warnings());
         let mut source = Source {
             director: &self.start.director,
             engine: self.engine.as_mut(),

@@ -62,9 +62,9 @@ impl Controller {
         let word = if changed.up { "UP" } else { "DOWN" };
         let line = format!("Server {} is {word}, {since}. {}", shown.join(", "), left.join(" "));
         if changed.up {
-            tracing::info!("{line}");
+            tracing::info!(severity = "notice", "{line}");
         } else {
-            tracing::warn!("{line}");
+            tracing::warn!(severity = "alert", "{line}");
         }
         let cause = last.map_or(String::new(), |last| why(&last));
         let name = changed.endpoint.to_string();
@@ -136,14 +136,15 @@ impl Controller {
             _ => String::new(),
         };
         if up {
-            tracing::info!("{cause}");
+            tracing::info!(severity = "notice", "{cause}");
         } else if stands.live_weight == 0 {
             tracing::error!(
+                severity = "emerg",
                 "virtual service {} has no server available! {cause}{sorry}",
                 service.name
             );
         } else {
-            tracing::error!("{cause}{sorry}");
+            tracing::error!(severity = "alert", "{cause}{sorry}");
         }
         let word = if up { "UP" } else { "DOWN" };
         self.chronicle.add(EventKind::VirtualService, &service.name, word, &cause);

@@ -79,6 +79,13 @@ impl Vrrp {
         }
     }
 
+    /// Says something to the speaker that need not be heard.
+    pub(super) fn say(&self, request: Say) {
+        if let Some(client) = self.client.as_ref().filter(|_| self.is_up) {
+            client.say(request);
+        }
+    }
+
     /// Whether what was asked of the speaker is in force.
     pub(super) fn is_settled(&self) -> bool {
         self.client.is_none() || (self.is_up && self.configuring == 0 && !self.is_behind)
@@ -139,7 +146,8 @@ impl Controller {
             }
             let socket = client::socket_beside(&director.admin.socket);
             let (netlink, events) = (self.netlink.clone(), self.events.clone());
-            self.vrrp.client = Some(Client::start(socket, director.log, netlink, events));
+            let log = (director.log.level, director.log.format);
+            self.vrrp.client = Some(Client::start(socket, log, netlink, events));
         }
         if self.vrrp.is_up {
             self.configure_vrrp();
@@ -147,6 +155,7 @@ impl Controller {
     }
 
     fn configure_vrrp(&mut self) {
+        self.say_log(&self.start.director);
         let configuration = Box::new(speech::configuration(&self.start.director));
         let tracked = speech::tracked(&self.start.director, &self.known());
         if let Some(client) = &self.vrrp.client {

@@ -21,6 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::bpf::{Dataplane, Detours, Rerun, Verdict};
 use super::fragments::{Fragments, Held, LIMITS, Plane};
 use super::split::split;
+use crate::watchdog::{self, Weight};
 
 /// What user space counted of held frames, since the daemon started.
 #[derive(Debug, Default)]
@@ -42,6 +43,8 @@ const BATCH: usize = 256;
 const REST: u32 = 3;
 /// Frames that are given to the stack within a second; each takes some milliseconds.
 const PASSES: u32 = 50;
+/// A batch takes milliseconds.
+const STUCK: Duration = Duration::from_secs(10);
 
 impl Counts {
     /// What was counted for this reason.
@@ -117,6 +120,7 @@ impl Worker {
     pub fn start(mut self) -> anyhow::Result<Running> {
         let (stop, alive) = std::io::pipe().context("make a pipe")?;
         let counts = self.counts();
+        let pulse = watchdog::part("detours", STUCK, Weight::Useful);
         let run = move || {
             while let Some((head, _)) = self.runner.detours.take() {
                 let lost = match head.reason {
@@ -126,15 +130,17 @@ impl Worker {
                 self.runner.counts.add(lost, u64::from(head.length != 0));
             }
             loop {
+                pulse.rest();
                 let patience = self.fragments.wake_at();
                 match wait(&[self.runner.detours.as_fd(), stop.as_fd()], patience) {
                     Ok(ready) if ready[1] => return,
                     Ok(_) => {}
                     Err(error) => {
                         tracing::error!(%error, "held fragments stay behind: waiting failed");
-                        return;
+                        return pulse.fail();
                     }
                 }
+                pulse.begin();
                 let began = Instant::now();
                 if self.turn(began) == BATCH {
                     std::thread::sleep(began.elapsed() * REST);

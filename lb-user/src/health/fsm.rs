@@ -253,7 +253,13 @@ pub(crate) mod tests {
             't' => CheckStatus::L4Timeout,
             _ => CheckStatus::SocketError,
         };
-        ProbeResult { status, duration: Duration::ZERO, code: None, detail: String::new() }
+        ProbeResult {
+            status,
+            duration: Duration::ZERO,
+            code: None,
+            weight: None,
+            detail: String::new(),
+        }
     }
 
     /// Feeds results (`+` ok, `-` refused, `t` timeout, `?` local lack) and writes what came of

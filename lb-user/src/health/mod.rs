@@ -16,5 +16,5 @@ pub(crate) mod report;
 mod runner;
 
 pub use fsm::{HealthEvent, HealthState, Machine};
-pub use report::{Change, CheckStatus, Observation, Observed, Outcome, ProbeResult, Target};
+pub use report::{Change, CheckStatus, Observation, Observed, Outcome, ProbeResult, Tally, Target};
 pub use runner::{Changes, Runner, Wanted};

@@ -2,6 +2,7 @@
 //!
 //! Must not know: sockets, thresholds, weights.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -25,7 +26,7 @@ impl Target {
             let mut check = check.clone();
             let port = match check.kind {
                 CheckKind::Ping => 0,
-                CheckKind::Tcp | CheckKind::Http(_) => check.port.unwrap_or(server.port),
+                _ => check.port.unwrap_or(server.port),
             };
             check.port = None;
             Self { address: SocketAddr::new(server.address, port), check }
@@ -56,6 +57,12 @@ pub enum CheckStatus {
     L7Response,
     /// The answer has another status code than expected.
     L7Status,
+    /// The command said that the server serves (HAProxy's external checks).
+    ProcessOk,
+    /// The command did not end in time.
+    ProcessTimeout,
+    /// The command said that the server does not serve, or could not be run.
+    ProcessError,
     /// The probe could not be sent because of a lack on this host.
     SocketError,
 }
@@ -74,6 +81,9 @@ impl CheckStatus {
             Self::L7Timeout => "L7TOUT",
             Self::L7Response => "L7RSP",
             Self::L7Status => "L7STS",
+            Self::ProcessOk => "PROCOK",
+            Self::ProcessTimeout => "PROCTOUT",
+            Self::ProcessError => "PROCERR",
             Self::SocketError => "SOCKERR",
         }
     }
@@ -91,6 +101,9 @@ impl CheckStatus {
             Self::L7Timeout => "Layer7 timeout",
             Self::L7Response => "Layer7 invalid response",
             Self::L7Status => "Layer7 wrong status",
+            Self::ProcessOk => "External check passed",
+            Self::ProcessTimeout => "External check timeout",
+            Self::ProcessError => "External check error",
             Self::SocketError => "Socket error",
         }
     }
@@ -98,14 +111,16 @@ impl CheckStatus {
     /// What the status says about the server.
     pub fn outcome(self) -> Outcome {
         match self {
-            Self::L4Ok | Self::L7Ok => Outcome::Success,
+            Self::L4Ok | Self::L7Ok | Self::ProcessOk => Outcome::Success,
             Self::L4Con
             | Self::L4Timeout
             | Self::L6Timeout
             | Self::L6Response
             | Self::L7Timeout
             | Self::L7Response
-            | Self::L7Status => Outcome::Failure,
+            | Self::L7Status
+            | Self::ProcessTimeout
+            | Self::ProcessError => Outcome::Failure,
             Self::Initializing | Self::SocketError => Outcome::Unknown,
         }
     }
@@ -130,13 +145,16 @@ pub struct ProbeResult {
     pub status: CheckStatus,
     /// How long it took.
     pub duration: Duration,
-    /// The status code of the protocol (HTTP's 200), where it has one.
+    /// The status code of the protocol (HTTP's 200) or of a command, where there is one.
     pub code: Option<u16>,
+    /// The weight that a command gives its server (keepalived `misc_dynamic`); `None` is the
+    /// server's own.
+    pub weight: Option<u32>,
     /// Why, for people; empty when there is nothing to say.
     pub detail: String,
 }
 
-/// The state of a target changed. It names the target only: the state to act on is the one that
+/// The state of a target or its weight changed. It names the target only: the state to act on is the one that
 /// [`Observed`] has when the change is handled, so that a late one does no harm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -162,8 +180,25 @@ pub struct Observation {
     pub doubt: (u32, u32),
     /// Until when it is held down because its state changed too often.
     pub held_until: Option<Instant>,
+    /// A result has borne the state out, or made it. A target that starts down is not known to be
+    /// down before that.
+    pub is_settled: bool,
     /// Probes that have ended.
     pub probes: u64,
+    /// The weight that the last success gave; `None` is the server's own.
+    pub weight: Option<u32>,
+    /// What they found, in all.
+    pub tally: Tally,
+}
+
+/// What probes of a target found so far. A check that takes over from one that differs only in its
+/// numbers goes on counting.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Times that the state changed.
+    pub changes: u64,
+    /// Results by the names of their statuses.
+    pub results: BTreeMap<&'static str, u64>,
 }
 
 impl Observed {
@@ -175,8 +210,16 @@ impl Observed {
             last: None,
             doubt: (0, threshold),
             held_until: None,
+            is_settled: false,
             probes: 0,
+            tally: Tally::default(),
+            weight: None,
         })))
+    }
+
+    /// Goes on counting from here.
+    pub(in crate::health) fn count_on(&self, tally: Tally) {
+        self.lock().tally = tally;
     }
 
     /// The state.
@@ -184,22 +227,41 @@ impl Observed {
         self.lock().state
     }
 
+    /// Probes that have ended.
+    pub fn results(&self) -> u64 {
+        self.lock().probes
+    }
+
     /// Everything.
     pub fn get(&self) -> Observation {
         self.lock().clone()
     }
 
-    /// Takes a result and what the machine made of it. `now` is the wall clock.
-    pub(crate) fn take(&self, machine: &Machine, result: ProbeResult, now: SystemTime) {
+    /// Takes a result and what the machine made of it; says whether the weight is another one now, or
+    /// the state borne out for the first time. `now` is the wall clock.
+    pub(crate) fn take(&self, machine: &Machine, result: ProbeResult, now: SystemTime) -> bool {
         let mut seen = self.lock();
         if seen.state != machine.state() {
             seen.last_change = Some(now);
+            seen.tally.changes += 1;
         }
+        *seen.tally.results.entry(result.status.name()).or_default() += 1;
         seen.state = machine.state();
         seen.doubt = machine.doubt();
         seen.held_until = machine.held_until();
         seen.probes += 1;
+        let before = (seen.weight, seen.is_settled);
+        let outcome = result.status.outcome();
+        if outcome == Outcome::Success {
+            seen.weight = result.weight;
+        }
+        let is_plainly_down = outcome == Outcome::Failure && seen.doubt.0 == 0;
+        seen.is_settled |= match seen.state {
+            HealthState::Up => outcome == Outcome::Success,
+            HealthState::Down => is_plainly_down,
+        };
         seen.last = Some(result);
+        (seen.weight, seen.is_settled) != before
     }
 
     fn lock(&self) -> MutexGuard<'_, Observation> {
@@ -244,7 +306,7 @@ mod tests {
     #[test]
     fn names_are_haproxys_and_outcomes_are_complete() {
         use CheckStatus::*;
-        let good = [(L4Ok, "L4OK"), (L7Ok, "L7OK")];
+        let good = [(L4Ok, "L4OK"), (L7Ok, "L7OK"), (ProcessOk, "PROCOK")];
         let bad = [
             (L4Con, "L4CON"),
             (L4Timeout, "L4TOUT"),
@@ -253,6 +315,8 @@ mod tests {
             (L7Timeout, "L7TOUT"),
             (L7Response, "L7RSP"),
             (L7Status, "L7STS"),
+            (ProcessTimeout, "PROCTOUT"),
+            (ProcessError, "PROCERR"),
         ];
         let unknown = [(Initializing, "INI"), (SocketError, "SOCKERR")];
         for (rows, outcome) in [
@@ -281,6 +345,26 @@ mod tests {
             assert_eq!((seen.last_change, seen.probes), (changed.map(at), n));
             assert_eq!(seen.last, Some(result));
         }
+    }
+
+    #[test]
+    fn the_weight_is_the_one_of_the_last_success() {
+        let start = Instant::now();
+        let mut machine = Machine::resume(&check(1, 2), HealthState::Up, start, 1);
+        let observed = Observed::new(machine.state(), 2);
+        let mut take = |letter, weight| {
+            let result = ProbeResult { weight, ..result(letter) };
+            machine.on_result(start, &result);
+            let changed = observed.take(&machine, result, SystemTime::UNIX_EPOCH);
+            (changed, observed.get().weight)
+        };
+        assert_eq!(take('+', None), (false, None));
+        assert_eq!(take('+', Some(7)), (true, Some(7)));
+        assert_eq!(take('+', Some(7)), (false, Some(7)));
+        for letter in ['-', '-', '?'] {
+            assert_eq!(take(letter, None), (false, Some(7)), "{letter}");
+        }
+        assert_eq!(take('+', None), (true, None));
     }
 
     #[test]

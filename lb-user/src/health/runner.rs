@@ -1,10 +1,11 @@
 //! The tasks that probe: one for each distinct target, added and removed by difference.
 //!
-//! What a probe finds goes into its target's [`Observed`]; a change of state also goes into the
-//! channel that the runner was made with, as whatever event type its owner uses. A full channel
-//! delays the next probe of that target instead of growing; no change is lost.
+//! What a probe finds goes into its target's [`Observed`]; a change of state, or of the weight that
+//! a command gives, also goes into the channel that the runner was made with, as whatever event
+//! type its owner uses. A full channel delays the next probe of that target instead of growing; no
+//! change is lost.
 //!
-//! Must not know: weights, services, what a state means for traffic.
+//! Must not know: services, what weights do, what a state means for traffic.
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::health::fsm::{HealthEvent, HealthState, Machine};
 use crate::health::probe::{Kit, Prober};
-use crate::health::report::{Change, Observed, ProbeResult, Target};
+use crate::health::report::{Change, Observed, ProbeResult, Tally, Target};
 use crate::model::CheckKind;
 
 /// A target that is to be probed from now on.
@@ -84,16 +85,18 @@ impl<E: From<Change> + Send + 'static> Runner<E> {
         for Wanted { target, assume } in wanted {
             let target = Arc::new(target);
             if keep.insert(Arc::clone(&target)) && !self.probes.contains_key(&target) {
-                let state = self.known(target.address, &target.check.kind).or(assume);
-                added.push((target, state));
+                let known = self.known(target.address, &target.check.kind);
+                let (state, tally) = known.unzip();
+                added.push((target, state.or(assume), tally.unwrap_or_default()));
             }
         }
         let before = self.probes.len();
         self.probes.retain(|target, _| keep.contains(target));
         changes.removed = before - self.probes.len();
         changes.added = added.len();
-        for (target, state) in added {
+        for (target, state, tally) in added {
             let probe = self.start(Arc::clone(&target), state);
+            probe.observed.count_on(tally);
             self.probes.insert(target, probe);
         }
         changes
@@ -114,10 +117,11 @@ impl<E: From<Change> + Send + 'static> Runner<E> {
         self.probes.get(target).map(|probe| probe.observed.clone())
     }
 
-    fn known(&self, address: SocketAddr, kind: &CheckKind) -> Option<HealthState> {
+    fn known(&self, address: SocketAddr, kind: &CheckKind) -> Option<(HealthState, Tally)> {
         let same = |target: &Target| target.address == address && target.check.kind == *kind;
         let (_, probe) = self.probes.iter().find(|(target, _)| same(target))?;
-        Some(probe.observed.state())
+        let seen = probe.observed.get();
+        Some((seen.state, seen.tally))
     }
 
     fn start(&mut self, target: Arc<Target>, state: Option<HealthState>) -> Probe {
@@ -152,8 +156,8 @@ async fn probe_for_ever<E: From<Change>>(
         if let (None, Some(_)) = (was_held, machine.held_until()) {
             tracing::warn!(address = %target.address, "target is held down: it changes too often");
         }
-        observed.take(&machine, result, SystemTime::now());
-        if event.is_none() {
+        let is_news = observed.take(&machine, result, SystemTime::now());
+        if event.is_none() && !is_news {
             continue;
         }
         let change = Change { target: Arc::clone(&target) };
@@ -182,8 +186,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::exec::tests::{Folder, eventually};
     use crate::health::fsm::tests::check;
-    use crate::model::HealthCheck;
+    use crate::model::{ExecCheck, HealthCheck};
 
     fn fast(port: u16) -> Target {
         let check = HealthCheck {
@@ -232,6 +237,37 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
+    async fn a_weight_that_a_command_gives_is_told_when_it_changes() {
+        let folder = Folder::new("weight");
+        let answer = folder.script("answer", "exit 7");
+        let command = vec![folder.script("check", &format!("exec {answer}"))];
+        let exec = ExecCheck { command, user: "nobody".to_owned(), dynamic_weight: true };
+        let mut target = fast(1);
+        target.check.kind = CheckKind::Exec(Arc::new(exec));
+        target.check.timeout = Duration::from_secs(20);
+        let (sender, mut changes) = mpsc::channel(16);
+        let mut runner = Runner::<Change>::new(sender, 1);
+        runner.set_targets([Wanted { target: target.clone(), assume: Some(HealthState::Up) }]);
+        let observed = runner.observed(&target).expect("it is probed");
+        for (body, weight) in [("exit 7", Some(5)), ("exit 2", Some(0)), ("exit 0", None)] {
+            folder.script("answer", body);
+            while observed.get().weight != weight {
+                next(&mut changes).await;
+            }
+            assert_eq!(observed.state(), HealthState::Up);
+        }
+        let more = async || {
+            let wanted = observed.get().probes + 2;
+            eventually("two more probes", || observed.get().probes >= wanted).await;
+        };
+        // The last change is told by now, and a result that changes nothing tells nobody.
+        more().await;
+        while changes.try_recv().is_ok() {}
+        more().await;
+        assert!(changes.try_recv().is_err());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
     async fn equal_targets_are_probed_once_and_those_that_stay_are_not_disturbed() {
         let (sender, _changes) = mpsc::channel::<Change>(16);
         let mut runner = Runner::new(sender, 1);
@@ -249,9 +285,13 @@ mod tests {
         let mut runner = Runner::new(sender, 1);
         let up = Wanted { target: fast(1), assume: Some(HealthState::Up) };
         runner.set_targets([up]);
+        let tally = Tally { changes: 4, ..Tally::default() };
+        runner.observed(&fast(1)).expect("it is probed").count_on(tally);
         let mut slower = fast(1);
         slower.check.interval = Duration::from_secs(60);
         runner.set_targets([slower.clone().into()]);
         assert_eq!(state(&runner, &slower), Some(HealthState::Up));
+        let seen = runner.observed(&slower).expect("it is probed").get();
+        assert_eq!(seen.tally.changes, 4, "counters never go backwards");
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Must not know: the text format.
 
+mod health;
+mod itself;
 mod vrrp;
 
 use lb_common::abi::ABI_VERSION;
@@ -13,7 +15,7 @@ use Kind::{Counter as Count, Gauge};
 
 /// Every family, in the order of the text.
 pub fn families() -> impl Iterator<Item = &'static Family> {
-    FAMILIES.iter().chain(vrrp::FAMILIES)
+    FAMILIES.iter().chain(health::FAMILIES).chain(vrrp::FAMILIES).chain(itself::FAMILIES)
 }
 
 /// The node and its data plane.

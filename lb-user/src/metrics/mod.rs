@@ -14,8 +14,8 @@ mod tests;
 
 pub use families::families;
 pub use snapshot::{
-    Dataplane, Notifications, Prefixes, RealServer, Reloads, Service, Snapshot, VrrpFrames,
-    VrrpInstance,
+    Check, Dataplane, LogTarget, Notifications, Part, Prefixes, Process, RealServer, Reloads,
+    Service, Snapshot, VrrpFrames, VrrpInstance,
 };
 
 /// What the values of a family do.
@@ -59,6 +59,15 @@ struct Samples<'a> {
 impl Samples<'_> {
     /// One sample; `values` are those of the family's labels.
     fn add(&mut self, values: &[&str], value: u64) {
+        self.add_text(values, &value.to_string());
+    }
+
+    /// The same with a value that need not be whole.
+    fn add_real(&mut self, values: &[&str], value: f64) {
+        self.add_text(values, &value.to_string());
+    }
+
+    fn add_text(&mut self, values: &[&str], value: &str) {
         debug_assert_eq!(values.len(), self.family.labels.len(), "{}", self.family.name);
         self.text.push_str(self.family.name);
         for (n, (label, value)) in self.family.labels.iter().zip(values).enumerate() {

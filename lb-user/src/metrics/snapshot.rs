@@ -2,6 +2,8 @@
 //!
 //! Must not know: how they are shown, where they come from.
 
+use std::time::Duration;
+
 use lb_common::service::Traffic;
 use lb_common::verdict::Counter;
 
@@ -22,6 +24,77 @@ pub struct Snapshot {
     pub notifications: Notifications,
     /// What became of reloads.
     pub reloads: Reloads,
+    /// Targets of the log.
+    pub log: Vec<LogTarget>,
+    /// The parts of the daemon that are watched.
+    pub parts: Vec<Part>,
+    /// The daemon's process, as far as the kernel tells.
+    pub process: Option<Process>,
+}
+
+impl Snapshot {
+    /// This, with what somebody else measured: all but the data plane and its services.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        let Self { version, node, dataplane, services, reloads, .. } = self;
+        Self { version, node, dataplane, services, reloads, ..other }
+    }
+}
+
+/// A target of the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogTarget {
+    /// Its name.
+    pub name: String,
+    /// Lines that did not reach it.
+    pub lost: u64,
+}
+
+/// A part of the daemon that is watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Its name.
+    pub name: String,
+    /// For how long it has not moved although it should.
+    pub stuck: Duration,
+}
+
+/// A process.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Process {
+    /// When it started, in seconds since 1970.
+    pub start: f64,
+    /// Seconds that it had a CPU.
+    pub cpu: f64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+    /// How many it may have.
+    pub max_fds: u64,
+    /// Address space in bytes.
+    pub virtual_bytes: u64,
+    /// What of it is in memory, in bytes.
+    pub resident_bytes: u64,
+    /// Its threads.
+    pub threads: u64,
+}
+
+/// A health check of a real server.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Check {
+    /// What tells it from other checks of the server.
+    pub name: String,
+    /// It takes the server to be up.
+    pub up: bool,
+    /// Status of the last result, in HAProxy's words.
+    pub status: String,
+    /// How long the last probe took.
+    pub duration: Duration,
+    /// When its state last changed, in seconds since 1970.
+    pub last_change: Option<f64>,
+    /// Times that its state changed.
+    pub changes: u64,
+    /// Probes by what they found.
+    pub results: Vec<(&'static str, u64)>,
 }
 
 /// A VRRP instance; its counters begin with the speaker.
@@ -166,4 +239,6 @@ pub struct RealServer {
     pub inactive: u64,
     /// Since it was added.
     pub traffic: Traffic,
+    /// How it is checked.
+    pub checks: Vec<Check>,
 }

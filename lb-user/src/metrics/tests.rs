@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use lb_common::service::Traffic;
 use lb_common::verdict::{Counter, CounterKind};
@@ -42,7 +43,10 @@ fn parse(text: &str) -> Result<Parsed, String> {
             if !(is_counter || kind == "gauge") || is_counter != name.ends_with("_total") {
                 return fail("the type does not fit");
             }
-            if open != Some((name.to_owned(), None)) || !is_name(name) || !name.starts_with("lb_") {
+            if open != Some((name.to_owned(), None))
+                || !is_name(name)
+                || !["lb_", "process_"].iter().any(|own| name.starts_with(own))
+            {
                 return fail("a type without its help, or a bad name");
             }
             open = Some((name.to_owned(), Some(kind.to_owned())));
@@ -85,8 +89,14 @@ fn parse_sample(line: &str) -> Result<(String, Sample), &'static str> {
         rest = rest.strip_prefix('}').ok_or("labels that do not end")?;
     }
     let value = rest.strip_prefix(' ').ok_or("no space before the value")?;
-    let digits = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
-    let value = value.parse().ok().filter(|_| digits).ok_or("not a whole number")?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    // Times need not be whole; here their fraction does not matter.
+    let (whole, fraction) = match value.split_once('.') {
+        Some((whole, fraction)) if name.contains("_seconds") => (whole, fraction),
+        _ => (value, "0"),
+    };
+    let is_number = digits(whole) && digits(fraction);
+    let value = whole.parse().ok().filter(|_| is_number).ok_or("not a number")?;
     Ok((name.to_owned(), (labels, value)))
 }
 
@@ -128,6 +138,15 @@ fn snapshot() -> Snapshot {
         active: n + 5,
         inactive: n + 6,
         traffic: traffic(n),
+        checks: vec![Check {
+            name: "http".into(),
+            up: n == 20,
+            status: "L7STS".into(),
+            duration: Duration::from_millis(2500),
+            last_change: Some(1.8e9),
+            changes: 3,
+            results: vec![("L7OK", 40), ("L7STS", 2)],
+        }],
     };
     Snapshot {
         version: "1.2".into(),
@@ -166,6 +185,17 @@ fn snapshot() -> Snapshot {
             ..Notifications::default()
         },
         reloads: Reloads { applied: 4, refused: 5, last_refused: true },
+        log: vec![LogTarget { name: "stderr".into(), lost: 8 }],
+        parts: vec![Part { name: "sweep".into(), stuck: Duration::from_millis(31_250) }],
+        process: Some(Process {
+            start: 1.8e9,
+            cpu: 0.25,
+            open_fds: 20,
+            max_fds: 1024,
+            virtual_bytes: 1 << 30,
+            resident_bytes: 1 << 24,
+            threads: 9,
+        }),
     }
 }
 
@@ -214,6 +244,17 @@ fn the_whole_text_is_what_a_scraper_reads() {
     assert_eq!(value("lb_notify_commands_total", &[("result", "ok")]), 5);
     assert_eq!(value("lb_notify_commands_total", &[("result", "failed")]), 4);
     assert_eq!(value("lb_notify_dropped_total", &[]), 6);
+    let check = ("check", "http");
+    assert_eq!(value("lb_check_up", &[odd, second, check]), 0);
+    assert_eq!(value("lb_check_status", &[odd, second, check, ("status", "L7STS")]), 1);
+    assert_eq!(value("lb_check_probes_total", &[odd, second, check, ("status", "L7OK")]), 40);
+    assert_eq!(value("lb_check_state_changes_total", &[odd, second, check]), 3);
+    assert!(text.contains("check=\"http\"} 2.5\n"), "a duration keeps its fraction");
+    assert!(text.contains("} 1800000000\n"), "no exponent");
+    assert_eq!(value("lb_stuck_seconds", &[("part", "sweep")]), 31);
+    assert_eq!(value("lb_log_lines_lost_total", &[("target", "stderr")]), 8);
+    assert_eq!(value("process_open_fds", &[]), 20);
+    assert!(text.contains("process_cpu_seconds_total 0.25\n"));
     assert_eq!(render(&snapshot()), text, "the order is stable");
 }
 
@@ -279,6 +320,30 @@ fn the_parser_refuses_what_a_scraper_would_not_read() {
     }
 }
 
+/// Names of metrics in a text.
+fn names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("lb_") || word.starts_with("process_")).collect()
+}
+
+/// Those of them that no family has.
+fn unknown(text: &str) -> Vec<&str> {
+    let known = |name: &&str| !families().any(|family| family.name == *name);
+    names(text).into_iter().filter(known).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_ask_for_families_that_there_are() {
+    for (file, least) in [("prometheus/lb.rules.yml", 20), ("grafana/lb.json", 25)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(file);
+        let text = fs::read_to_string(&path).expect("a file of deploy");
+        let none: [&str; 0] = [];
+        assert_eq!(unknown(&text), none, "{file}");
+        assert!(names(&text).len() >= least, "{file}: {}", names(&text).len());
+    }
+    assert_eq!(unknown("rate(lb_drop_total[5m]) / lb_connections"), ["lb_drop_total"]);
+}
+
 #[test]
 fn the_page_lists_every_family() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/metrics.md");
@@ -289,7 +354,10 @@ fn the_page_lists_every_family() {
         format!("| `{name}` | {kind} | {} | {} |", labels.join(", "), family.help)
     });
     let rows: Vec<String> = rows.collect();
-    let found: Vec<&str> = page.lines().filter(|line| line.starts_with("| `lb_")).collect();
+    let found: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("| `lb_") || line.starts_with("| `process_"))
+        .collect();
     assert!(found == rows, "docs/metrics.md should list\n{}\n", rows.join("\n"));
     for counter in Counter::ALL {
         assert!(page.contains(&format!("`{}`", counter.name())), "{} is missing", counter.name());

@@ -13,6 +13,8 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 use regex::bytes::{Regex, RegexBuilder};
 use rustls::pki_types::ServerName;
 
+use super::check_kind::{Digest, DnsCheck, ExecCheck, GrpcCheck, SmtpCheck, UdpCheck};
+
 /// A health check with every default applied.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HealthCheck {
@@ -45,6 +47,16 @@ pub enum CheckKind {
     Tcp,
     /// A request over HTTP/1.1, or over HTTPS, gets the expected answer.
     Http(Arc<HttpCheck>),
+    /// A datagram over UDP is answered as expected, or at least not refused.
+    Udp(Arc<UdpCheck>),
+    /// A DNS question is answered.
+    Dns(Arc<DnsCheck>),
+    /// A mail server greets.
+    Smtp(Arc<SmtpCheck>),
+    /// A gRPC server says that it serves.
+    Grpc(Arc<GrpcCheck>),
+    /// A command of this host says so.
+    Exec(Arc<ExecCheck>),
 }
 
 /// A check of type `http` or `https`.
@@ -62,6 +74,8 @@ pub struct HttpCheck {
     pub status: Vec<RangeInclusive<u16>>,
     /// What the body has to contain.
     pub body: Option<Pattern>,
+    /// The digest that the whole body has to have.
+    pub digest: Option<Digest>,
     /// How TLS is spoken; `None` is `http`.
     pub tls: Option<TlsCheck>,
 }

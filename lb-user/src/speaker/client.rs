@@ -21,10 +21,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use crate::model::{Log, LogFormat, LogLevel};
+use crate::model::{LogFormat, LogLevel};
 use crate::netlink::Netlink;
 use crate::speaker::OWNER;
 use crate::speaker::protocol::{self, PROTOCOL, Report, Request};
+use crate::watchdog::{self, Pulse, Weight};
 
 /// What happens to the speaker.
 #[derive(Debug)]
@@ -46,7 +47,12 @@ pub struct Client {
 
 impl Client {
     /// Finds or starts a speaker at `socket`, and goes on doing so.
-    pub fn start<E>(socket: PathBuf, log: Log, netlink: Netlink, events: mpsc::Sender<E>) -> Self
+    pub fn start<E>(
+        socket: PathBuf,
+        log: (LogLevel, LogFormat),
+        netlink: Netlink,
+        events: mpsc::Sender<E>,
+    ) -> Self
     where
         E: From<Event> + Send + 'static,
     {
@@ -78,7 +84,7 @@ pub fn socket_beside(admin: &Path) -> PathBuf {
 
 async fn keep<E>(
     socket: PathBuf,
-    log: Log,
+    log: (LogLevel, LogFormat),
     netlink: Netlink,
     mut queue: mpsc::Receiver<Request>,
     events: mpsc::Sender<E>,
@@ -86,6 +92,8 @@ async fn keep<E>(
     E: From<Event> + Send + 'static,
 {
     let mut pause = Duration::ZERO;
+    let pulse = watchdog::part("speaker", STUCK, Weight::Useful);
+    pulse.begin();
     loop {
         let began = Instant::now();
         match reach(&socket, log).await {
@@ -98,7 +106,7 @@ async fn keep<E>(
                 if events.send(E::from(Event::Up)).await.is_err() {
                     return;
                 }
-                let over = talk(&mut stream, &mut queue, &events, is_over).await;
+                let over = talk(&mut stream, &mut queue, &events, (&pulse, is_over)).await;
                 match over {
                     Over::NobodyAsks => return,
                     Over::Asked => {
@@ -202,7 +210,7 @@ async fn talk<E>(
     stream: &mut UnixStream,
     queue: &mut mpsc::Receiver<Request>,
     events: &mpsc::Sender<E>,
-    mut stopping: bool,
+    (pulse, mut stopping): (&Pulse, bool),
 ) -> Over
 where
     E: From<Event> + Send + 'static,
@@ -221,7 +229,10 @@ where
                 // However it ends: it may not have read everything before it closed the line.
                 Ok(0) | Err(_) if stopping => return Over::Asked,
                 Ok(0) => return Over::Lost("it closed the line".to_owned()),
-                Ok(_) => heard = Instant::now(),
+                Ok(_) => {
+                    heard = Instant::now();
+                    pulse.begin();
+                }
                 Err(error) => return Over::Lost(error.to_string()),
             },
             request = queue.recv() => {
@@ -274,7 +285,10 @@ async fn say(writer: &mut (impl AsyncWriteExt + Unpin), request: &Request) -> an
 }
 
 /// Connects to the speaker that is there, or to a new one.
-async fn reach(socket: &Path, log: Log) -> anyhow::Result<(UnixStream, Option<Child>)> {
+async fn reach(
+    socket: &Path,
+    log: (LogLevel, LogFormat),
+) -> anyhow::Result<(UnixStream, Option<Child>)> {
     match UnixStream::connect(socket).await {
         Ok(stream) => {
             tracing::info!("the speaker of an earlier run is taken over");
@@ -303,33 +317,15 @@ fn is_nobody(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
-fn spawn(socket: &Path, log: Log) -> anyhow::Result<Child> {
+fn spawn(socket: &Path, (level, format): (LogLevel, LogFormat)) -> anyhow::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("lb");
     command.arg("speaker").arg("--socket").arg(socket);
-    command.args(["--log-level", level(log.level), "--log-format", format(log.format)]);
+    command.args(["--log-level", level.name(), "--log-format", format.name()]);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     // It outlives this process, in a session of its own.
     command.kill_on_drop(false);
     command.spawn().context("start `lb speaker`")
-}
-
-/// Names as the command line takes them.
-fn level(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    }
-}
-
-fn format(format: LogFormat) -> &'static str {
-    match format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    }
 }
 
 /// Requests that wait for a speaker.
@@ -342,6 +338,8 @@ const STARTING: Duration = Duration::from_secs(5);
 /// How long one may say nothing that tells of itself every second; a process that is stopped, or
 /// stuck, still has its addresses.
 const SILENT: Duration = Duration::from_secs(5);
+/// How long there may be none, or one that says nothing.
+const STUCK: Duration = Duration::from_secs(10);
 /// How long one may live on after its line was closed.
 const ENDING: Duration = Duration::from_millis(50);
 /// How long one may take to resign and end.

@@ -14,6 +14,7 @@ mod hands;
 mod kernel;
 mod leftovers;
 mod line;
+pub mod log;
 mod process;
 pub mod protocol;
 mod quiet;

@@ -20,7 +20,7 @@ use nix::sys::signal::{SigSet, Signal};
 /// # Errors
 /// When signals cannot be held back: then none would be answered with a resignation.
 pub fn settle() -> anyhow::Result<Vec<String>> {
-    terminations().thread_block()?;
+    signals().thread_block()?;
     let steps: [(&str, Step); 6] = [
         ("leave the terminal's session", || match nix::unistd::setsid() {
             // It leads a session already.
@@ -40,12 +40,11 @@ pub fn settle() -> anyhow::Result<Vec<String>> {
     Ok(refused.collect())
 }
 
-/// Signals that ask to end, to be read instead of killing: a resignation comes first.
-pub(super) fn terminations() -> SigSet {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals
+/// Signals that are read instead of killing: a resignation comes first, and what is meant for the
+/// daemon (`pkill -HUP lb`) must not cost an address.
+pub(super) fn signals() -> SigSet {
+    use Signal::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+    [SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2].into_iter().collect()
 }
 
 /// One of the steps.

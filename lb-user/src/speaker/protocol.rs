@@ -14,8 +14,10 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::log::LogSettings;
+
 /// Version of what is said here.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The longest message that is taken, in bytes.
 pub const LONGEST: usize = 16 << 20;
@@ -32,6 +34,10 @@ pub enum Request {
     Resign(String),
     /// The controller lives.
     Alive,
+    /// Log so.
+    Log(Box<LogSettings>),
+    /// Log files were renamed: open them anew.
+    ReopenLogs,
     /// Resign everything, take the addresses away, and end.
     Stop,
 }

@@ -15,12 +15,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::time::TimeSpec;
 
+use crate::logging::Logger;
 use crate::speaker::hands::Hands;
 use crate::speaker::kernel::{Events, Place};
 use crate::speaker::line::Line;
+use crate::speaker::log::Keeper;
 use crate::speaker::process;
 use crate::speaker::protocol::{Report, Request};
 use crate::speaker::seats::Seats;
@@ -35,6 +38,7 @@ struct Speaker {
     events: Events,
     line: Line,
     signals: SignalFd,
+    log: Keeper,
     seats: Seats,
     grace: Duration,
     /// Identifiers that nobody here has, and when they were logged.
@@ -49,7 +53,7 @@ struct Speaker {
 ///
 /// # Errors
 /// When this host does not let it: no privileges, or no sockets.
-pub fn run(socket: &Path) -> anyhow::Result<()> {
+pub fn run(socket: &Path, logger: Logger) -> anyhow::Result<()> {
     let (hands, removed) =
         Hands::open().context("VRRP needs root or CAP_NET_ADMIN and CAP_NET_RAW")?;
     for what in removed {
@@ -58,14 +62,15 @@ pub fn run(socket: &Path) -> anyhow::Result<()> {
     let events = Events::open().context("listen to the kernel's links and addresses")?;
     let line = Line::bind(socket)?;
     let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-    let signals =
-        SignalFd::with_flags(&process::terminations(), flags).context("be told of signals")?;
+    let signals = SignalFd::with_flags(&process::signals(), flags).context("be told of signals")?;
+    let log = Keeper::start(logger).context("start a thread for the log")?;
     let now = Instant::now();
     let mut speaker = Speaker {
         hands,
         events,
         line,
         signals,
+        log,
         seats: Seats::default(),
         grace: FIRST_GRACE,
         strangers: BTreeMap::new(),
@@ -128,11 +133,7 @@ impl Speaker {
             self.obey(now, request);
         }
         if let Ok(Some(signal)) = self.signals.read_signal() {
-            tracing::info!(
-                signal = signal.ssi_signo,
-                "asked to end by a signal: this node resigns"
-            );
-            self.is_over = true;
+            self.signalled(signal.ssi_signo);
         }
         if now >= self.patience_ends() {
             let away = now.saturating_duration_since(self.line.last_heard());
@@ -149,6 +150,18 @@ impl Speaker {
             self.every_second(now);
         }
         self.report();
+    }
+
+    /// What is meant for the daemon may reach its speaker too, which has the same name.
+    fn signalled(&mut self, signal: u32) {
+        match Signal::try_from(signal.cast_signed()) {
+            Ok(Signal::SIGUSR1) => self.log.reopen(),
+            Ok(Signal::SIGHUP | Signal::SIGUSR2) => {}
+            _ => {
+                tracing::info!(signal, "asked to end by a signal: this node resigns");
+                self.is_over = true;
+            }
+        }
     }
 
     /// Links and addresses as the kernel tells them.
@@ -235,6 +248,8 @@ impl Speaker {
                 let result = known.then_some(()).ok_or_else(|| format!("no instance {name}"));
                 self.hands.reports.push(Report::Done(name, result));
             }
+            Request::Log(settings) => self.log.set(settings),
+            Request::ReopenLogs => self.log.reopen(),
             Request::Stop => self.is_over = true,
         }
         self.changed = true;

@@ -13,6 +13,7 @@ mod election;
 mod handover;
 mod intruder;
 mod lb;
+mod logs;
 mod preemption;
 mod rig;
 mod service;

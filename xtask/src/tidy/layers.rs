@@ -25,9 +25,9 @@ const TABLES: [Table; 2] = [
         folder: "lb-user/src/",
         floors: &[
             &["model"],
-            &["sched", "metrics", "vrrp::priority", "vrrp::timing"],
+            &["sched", "metrics", "vrrp::priority", "vrrp::timing", "watchdog"],
             &["config"],
-            &["exec", "trusted"],
+            &["exec", "logging", "trusted"],
             &["plan", "health::fsm", "health::report", "vrrp"],
             &[
                 "dataplane",

@@ -145,6 +145,11 @@ pub(super) static SCHEMAS: &[Schema] = &[
         ],
     ),
     schema(
+        "Reopened",
+        "Log files were opened anew.",
+        &[("targets", "[text]", "Every target of the log.")],
+    ),
+    schema(
         "Rates",
         "Counters per second; what is not known has no key.",
         &[

@@ -37,6 +37,7 @@ fn verbs() -> Vec<Verb> {
         steer(Action::Remove),
         Verb::Events,
         Verb::History,
+        Verb::ReopenLogs,
         Verb::Reload,
     ];
     for verb in &all {
@@ -54,6 +55,7 @@ fn verbs() -> Vec<Verb> {
             | Verb::Resign { .. }
             | Verb::Steer(_)
             | Verb::Events
+            | Verb::ReopenLogs
             | Verb::Reload => {}
         }
     }
@@ -188,6 +190,7 @@ fn documents() -> Vec<(&'static str, Value)> {
         ("Explanation", json(&Explanation { steps: vec![String::new()], ..Default::default() })),
         ("Vrrp", json(&vrrp)),
         ("Steered", json(&Steered::default())),
+        ("Reopened", json(&Reopened { targets: vec![String::new()] })),
         ("History", json(&History { interval_s: 5, services: vec![series] })),
         ("Events", json(&Events { events: vec![Event::default()] })),
         ("Resigned", json(&Resigned::default())),

@@ -5,9 +5,10 @@
 use super::super::contract::{self, CheckType};
 use super::super::problem::Place;
 use super::super::units;
+use super::check_kind::{self, Kinds};
 use super::cursor::{Cursor, Fields};
 use super::{Written, each, port};
-use crate::model::Pattern;
+use crate::model::{Digest, Pattern};
 use http::{HeaderName, HeaderValue, Method, Uri};
 use rustls::pki_types::ServerName;
 use std::ops::RangeInclusive;
@@ -28,6 +29,8 @@ pub(in crate::config) struct HealthCheck {
     /// `None` is `off`.
     pub(in crate::config) flap: Written<Option<Flap>>,
     pub(in crate::config) http: Http,
+    /// Keys of the types that have no other.
+    pub(in crate::config) kinds: Kinds,
 }
 
 /// The keys of checks of type `http` and `https`.
@@ -39,6 +42,7 @@ pub(in crate::config) struct Http {
     pub(in crate::config) headers: Written<Vec<(HeaderName, HeaderValue)>>,
     pub(in crate::config) status: Written<Vec<RangeInclusive<u16>>>,
     pub(in crate::config) body: Written<Pattern>,
+    pub(in crate::config) digest: Written<Digest>,
     pub(in crate::config) sni: Written<ServerName<'static>>,
     pub(in crate::config) verify: Written<bool>,
 }
@@ -68,6 +72,7 @@ impl HealthCheck {
             starts_up: fields.read("start", |c| c.word(&contract::START)),
             flap: fields.read("flap", Flap::read),
             http: Http::read(&fields, &cursor.place()),
+            kinds: Kinds::read(&fields, &cursor.place()),
         })
     }
 }
@@ -83,6 +88,9 @@ impl Http {
             headers: fields.read("headers", headers),
             status: expect.read("status", statuses),
             body: expect.read("body", |c| c.parsed("a regular expression", units::pattern)),
+            digest: expect.read("digest", |c| {
+                c.parsed("a digest such as \"sha256:...\"", check_kind::digest)
+            }),
             sni: fields.read("sni", |c| c.parsed("a host name", units::server_name)),
             verify: fields.read("verify", Cursor::flag),
         }

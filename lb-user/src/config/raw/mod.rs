@@ -7,8 +7,10 @@
 
 mod admin;
 mod check;
+mod check_kind;
 mod cursor;
 mod life;
+mod log;
 mod notifications;
 mod vrrp;
 
@@ -19,8 +21,10 @@ use super::yaml::Node;
 use crate::model;
 pub(super) use admin::{AdminHttp, Tls};
 pub(super) use check::{Flap, HealthCheck, Http};
+pub(super) use check_kind::Kinds;
 pub(super) use cursor::{Cursor, Fields};
 pub(super) use life::{Life, Notify as ServiceNotify, Quorum, SorryServer};
+pub(super) use log::LogTarget;
 pub(super) use notifications::Email;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -96,6 +100,7 @@ pub(super) struct File {
     pub(super) tls: Written<Tls>,
     pub(super) log_level: Written<model::LogLevel>,
     pub(super) log_format: Written<model::LogFormat>,
+    pub(super) log_to: Written<Vec<LogTarget>>,
 }
 
 /// The `dataplane` section.
@@ -184,7 +189,6 @@ impl File {
         let admin = fields.get("admin").and_then(Cursor::fields);
         let log = fields.get("log").and_then(Cursor::fields);
         let log = log.unwrap_or_else(|| Fields::none(root.place()));
-        log.read("to", log_targets);
         let checks = fields.get("health_checks").and_then(Cursor::named).unwrap_or_default();
         Self {
             node: fields.read("node", |c| c.parsed("a name", units::name)),
@@ -202,6 +206,7 @@ impl File {
             tls: fields.read("tls", Tls::read),
             log_level: log.read("level", |c| c.word(&contract::LEVELS)),
             log_format: log.read("format", |c| c.word(&contract::FORMATS)),
+            log_to: log.read("to", log::targets),
         }
     }
 }
@@ -365,21 +370,6 @@ fn socket_path(cursor: &Cursor<'_>) -> Option<PathBuf> {
         return cursor.error("a socket's path has at most 107 bytes");
     }
     Some(path)
-}
-
-fn log_targets(cursor: &Cursor<'_>) -> Option<()> {
-    let items = cursor.items()?;
-    if items.is_empty() {
-        return cursor.error("logging to nowhere is not supported yet; write [stderr]");
-    }
-    for item in &items {
-        if item.is_map() {
-            item.fields();
-        } else {
-            item.word(&contract::LOG_TARGETS);
-        }
-    }
-    Some(())
 }
 
 /// Every item read by `read`, or `None` if one of them is faulty.

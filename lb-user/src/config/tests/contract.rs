@@ -81,17 +81,6 @@ fn table(keys: &'static [Key], path: &str, all: &mut Vec<(usize, &'static Key, S
 
 /// Keys that stand in comments of the reference only.
 const IN_COMMENTS: &[&str] = &[
-    // health_checks: "dns: {name, record}; udp: {payload, reply}; smtp: {helo}; grpc: {service}"
-    "health_checks.dns",
-    "health_checks.dns.name",
-    "health_checks.dns.record",
-    "health_checks.udp",
-    "health_checks.udp.payload",
-    "health_checks.udp.reply",
-    "health_checks.smtp",
-    "health_checks.smtp.helo",
-    "health_checks.grpc",
-    "health_checks.grpc.service",
     // "{mode: append, except: [10.0.0.0/8]}"
     "frontends.forwarded_for.mode",
     "frontends.forwarded_for.except",

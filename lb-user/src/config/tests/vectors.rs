@@ -9,6 +9,7 @@ use super::super::{ConfigError, load};
 use super::repository;
 use super::vrrp::{notifications_of_everything, vrrp_of_everything};
 use crate::model::*;
+use hickory_proto::rr::{Name, RecordType};
 use http::{HeaderValue, Method};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -106,8 +107,8 @@ fn good_files_are_accepted_with_their_warnings() {
 
 #[test]
 fn examples_of_the_documentation_are_accepted_without_warnings() {
-    let pages = ["docs/configuration.md", "docs/high-availability.md", "docs/admin-api.md"]
-        .map(|page| fs::read_to_string(repository(page)).unwrap());
+    let pages = ["configuration", "high-availability", "admin-api", "health-checks", "logging"]
+        .map(|page| fs::read_to_string(repository(&format!("docs/{page}.md"))).unwrap());
     for page in &pages {
         assert!(page.contains("```yaml\n"));
     }
@@ -127,6 +128,26 @@ fn a_wrong_column_is_a_difference() {
     // The same through a real file: one space more before the value.
     let file = |text| lines(&load("f", text, "host").unwrap_err());
     assert!(difference(&file("log: {level: loud}\n"), &file("log: {level:  loud}\n")).is_some());
+}
+
+/// The log of `everything.yaml`.
+fn log_of_everything() -> Log {
+    let target = |sink, max_level| LogTarget { sink, max_level };
+    let syslog = |address, facility: &str, min_level| LogSink::Syslog {
+        address,
+        facility: Facility::named(facility).unwrap(),
+        min_level,
+    };
+    let udp = |text: &str| SyslogAddress::Udp(text.parse().unwrap());
+    let here = SyslogAddress::Unix("/dev/log".into());
+    let targets = vec![
+        target(LogSink::Stderr, Severity::Debug),
+        target(syslog(udp("192.0.2.5:1514"), "local0", Severity::Crit), Severity::Notice),
+        target(syslog(udp("[2001:db8::5]:514"), "daemon", Severity::Emerg), Severity::Debug),
+        target(syslog(here, "daemon", Severity::Emerg), Severity::Debug),
+        target(LogSink::File("/var/log/lb/lb.log".into()), Severity::Warning),
+    ];
+    Log { level: LogLevel::Debug, format: LogFormat::Json, targets }
 }
 
 /// The real servers of `everything.yaml`, whose checks have every key.
@@ -162,6 +183,7 @@ fn real_servers_of_everything() -> Vec<RealServer> {
         headers: vec![("x-probe".parse().unwrap(), header("lb"))],
         status: vec![200..=200, 301..=302],
         body: None,
+        digest: None,
         tls: Some(TlsCheck { name: Some("example.com".try_into().unwrap()), verify: false }),
     };
     let page = HttpCheck {
@@ -171,9 +193,12 @@ fn real_servers_of_everything() -> Vec<RealServer> {
         headers: Vec::new(),
         status: vec![200..=200],
         body: Some(Pattern::new("ok.*").unwrap()),
+        digest: Some(Digest::Md5([0x11; 16])),
         tls: None,
     };
     let http = |check| HealthCheck { kind: CheckKind::Http(Arc::new(check)), ..plain.clone() };
+    let [udp, dns, smtp, grpc, exec] = kinds_of_everything();
+    let of = |kind| HealthCheck { kind, ..plain.clone() };
     let server = |address: &str, check| RealServer {
         address: address.parse().unwrap(),
         port: 80,
@@ -199,6 +224,30 @@ fn real_servers_of_everything() -> Vec<RealServer> {
         server("192.168.20.234", http(site)),
         server("192.168.20.235", http(page)),
         server("192.168.20.236", plain.clone()),
+        server("192.168.20.237", of(udp)),
+        server("192.168.20.238", of(dns)),
+        server("192.168.20.239", of(smtp)),
+        server("192.168.20.240", of(grpc)),
+        server("192.168.20.241", of(exec)),
+    ]
+}
+
+/// The kinds of the last checks of `everything.yaml`.
+fn kinds_of_everything() -> [CheckKind; 5] {
+    let udp =
+        UdpCheck { payload: b"ping".to_vec(), reply: Some(HexPattern::new("706f6e?7").unwrap()) };
+    let dns = DnsCheck { name: "www.example.com.".parse().unwrap(), record: RecordType::AAAA };
+    let exec = ExecCheck {
+        command: ["/usr/libexec/lb/check-db", "{address}", "{port}"].map(str::to_owned).to_vec(),
+        user: "lb".into(),
+        dynamic_weight: false,
+    };
+    [
+        CheckKind::Udp(Arc::new(udp)),
+        CheckKind::Dns(Arc::new(dns)),
+        CheckKind::Smtp(Arc::new(SmtpCheck { helo: Some("lb01.example.com".into()) })),
+        CheckKind::Grpc(Arc::new(GrpcCheck { service: "orders.Orders".into() })),
+        CheckKind::Exec(Arc::new(exec)),
     ]
 }
 
@@ -265,7 +314,7 @@ fn every_built_key_reaches_the_director() {
         vrrp: vrrp_of_everything(),
         notifications: notifications_of_everything(),
         admin: admin_of_everything(),
-        log: Log { level: LogLevel::Debug, format: LogFormat::Json },
+        log: log_of_everything(),
     };
     assert_eq!(loaded.director, expected);
 }
@@ -357,6 +406,37 @@ fn an_http_check_has_the_defaults_of_haproxy_and_of_the_reference() {
     let flap = check("type: tcp, flap: {changes: 2}").flap.unwrap();
     assert_eq!((flap.changes, flap.per, flap.hold), (2, Duration::from_secs(60), flap.per));
     assert_eq!(check("type: tcp, flap: {}").flap, None);
+}
+
+#[test]
+fn checks_of_other_types_have_the_defaults_of_keepalived() {
+    let check = |written: &str| {
+        let text = format!(
+            "dataplane: {{interfaces: [eth0]}}\n\
+             virtual_services: [{{name: a, listen: 192.0.2.1:80/tcp, scheduler: rr, forwarding: dr,\n\
+             health_check: {{{written}}}, real_servers: [{{address: 192.0.2.9}}]}}]\n"
+        );
+        let director = load("f", &text, "host").map_err(|e| lines(&e)).unwrap().director;
+        director.virtual_services[0].real_servers[0].health_checks[0].clone().kind
+    };
+    let udp = UdpCheck { payload: vec![0], reply: None };
+    assert_eq!(check("type: udp"), CheckKind::Udp(Arc::new(udp)));
+    let root = DnsCheck { name: Name::root(), record: RecordType::SOA };
+    assert_eq!(check("type: dns"), CheckKind::Dns(Arc::new(root)));
+    let name = |written: &str| match check(&format!("type: dns, dns: {{name: {written}}}")) {
+        CheckKind::Dns(dns) => dns.name.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((name("a.test"), name("a.test.")), ("a.test.".into(), "a.test.".into()));
+    assert_eq!(check("type: smtp"), CheckKind::Smtp(Arc::new(SmtpCheck { helo: None })));
+    let whole = GrpcCheck { service: String::new() };
+    assert_eq!(check("type: grpc, grpc: {}"), CheckKind::Grpc(Arc::new(whole)));
+    let exec = ExecCheck {
+        command: vec!["/bin/true".into()],
+        user: "nobody".into(),
+        dynamic_weight: true,
+    };
+    assert_eq!(check("type: exec, command: [/bin/true]"), CheckKind::Exec(Arc::new(exec)));
 }
 
 #[test]

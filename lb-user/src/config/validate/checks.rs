@@ -2,10 +2,11 @@
 //!
 //! Must not know: services, how probes are done.
 
-use super::super::contract::CheckType;
+use super::super::contract::{CHECK_TYPES, CheckType};
 use super::super::problem::{Problems, quoted};
 use super::super::raw::{At, CheckUse, Flap, HealthCheck, Http, Written};
 use super::super::units;
+use super::check_kind;
 use crate::model;
 use http::{HeaderValue, Method, Uri};
 use std::collections::HashMap;
@@ -82,18 +83,11 @@ fn meant(raw: &HealthCheck, problems: &Problems) -> Option<model::HealthCheck> {
             "a health check needs a `type`; write such as `type: tcp`",
         );
     }
-    let kind = match raw.kind.at()?.value {
-        CheckType::Ping => {
-            refuse_http_keys(raw, "ping", problems);
-            if let Some(place) = raw.port.place() {
-                problems.error(place, "a ping has no port");
-            }
-            model::CheckKind::Ping
-        }
-        CheckType::Tcp => {
-            refuse_http_keys(raw, "tcp", problems);
-            model::CheckKind::Tcp
-        }
+    let kind = raw.kind.at()?.value;
+    refuse_foreign_keys(raw, kind, problems);
+    let kind = match kind {
+        CheckType::Ping => model::CheckKind::Ping,
+        CheckType::Tcp => model::CheckKind::Tcp,
         CheckType::Http => {
             for (key, place) in [("sni", raw.http.sni.place()), ("verify", raw.http.verify.place())]
             {
@@ -107,12 +101,21 @@ fn meant(raw: &HealthCheck, problems: &Problems) -> Option<model::HealthCheck> {
             let tls = tls(&raw.http, problems)?;
             model::CheckKind::Http(Arc::new(http(&raw.http, Some(tls), problems)?))
         }
+        CheckType::Udp => check_kind::udp(&raw.kinds),
+        CheckType::Dns => check_kind::dns(&raw.kinds),
+        CheckType::Smtp => check_kind::smtp(&raw.kinds),
+        CheckType::Grpc => check_kind::grpc(&raw.kinds),
+        CheckType::Exec => check_kind::exec(&raw.kinds, &raw.place, problems)?,
     };
     let interval = raw.interval.value_or(Duration::from_secs(2));
+    let retry_interval = raw.retry_interval.value_or(interval);
+    if let (model::CheckKind::Udp(udp), Some(place)) = (&kind, raw.kind.place()) {
+        check_kind::warn_of_silence(udp, interval.min(retry_interval), place, problems);
+    }
     Some(model::HealthCheck {
         kind,
         interval,
-        retry_interval: raw.retry_interval.value_or(interval),
+        retry_interval,
         timeout: raw.timeout.value_or(interval),
         rise: raw.rise.value_or(2),
         fall: raw.fall.value_or(3),
@@ -122,21 +125,37 @@ fn meant(raw: &HealthCheck, problems: &Problems) -> Option<model::HealthCheck> {
     })
 }
 
-fn refuse_http_keys(raw: &HealthCheck, kind: &str, problems: &Problems) {
+/// Notes keys that belong to other types of check.
+fn refuse_foreign_keys(raw: &HealthCheck, kind: CheckType, problems: &Problems) {
+    if let (CheckType::Ping, Some(place)) = (kind, raw.port.place()) {
+        problems.error(place, "a ping has no port");
+    }
     let http = &raw.http;
-    let keys = [
+    let of_http = [
         ("method", http.method.place()),
         ("path", http.path.place()),
         ("host", http.host.place()),
         ("headers", http.headers.place()),
         ("expect.status", http.status.place()),
         ("expect.body", http.body.place()),
+        ("expect.digest", http.digest.place()),
         ("sni", http.sni.place()),
         ("verify", http.verify.place()),
     ];
-    for (key, place) in keys {
+    let of_http = of_http.map(|(key, place)| (key, place, "types http and https"));
+    let others = check_kind::keys(&raw.kinds);
+    let is_http = matches!(kind, CheckType::Http | CheckType::Https);
+    let foreign = of_http.into_iter().filter(|_| !is_http).chain(
+        others
+            .into_iter()
+            .filter(|key| key.owner != kind)
+            .map(|key| (key.name, key.place, key.whose)),
+    );
+    let word = CHECK_TYPES.built.iter().find(|(_, built)| *built == kind);
+    let word = word.map_or("", |(word, _)| word);
+    for (key, place, whose) in foreign {
         if let Some(place) = place {
-            let message = format!("`{key}` is for types http and https, this check is of {kind}");
+            let message = format!("`{key}` is for {whose}, this check is of {word}");
             problems.error(place, message);
         }
     }
@@ -145,6 +164,9 @@ fn refuse_http_keys(raw: &HealthCheck, kind: &str, problems: &Problems) {
 fn http(raw: &Http, tls: Option<model::TlsCheck>, problems: &Problems) -> Option<model::HttpCheck> {
     let method = raw.method.value_or(Method::GET);
     if let (Some(place), &Method::HEAD) = (raw.body.place(), &method) {
+        problems.error(place, "an answer to HEAD has no body");
+    }
+    if let (Some(place), &Method::HEAD) = (raw.digest.place(), &method) {
         problems.error(place, "an answer to HEAD has no body");
     }
     let host = match raw.host.at() {
@@ -158,6 +180,7 @@ fn http(raw: &Http, tls: Option<model::TlsCheck>, problems: &Problems) -> Option
         headers: raw.headers.value_or(Vec::new()),
         status: raw.status.value_or(vec![200..=399]),
         body: raw.body.at().map(|at| at.value.clone()),
+        digest: raw.digest.at().map(|at| at.value),
         tls,
     })
 }

@@ -5,8 +5,10 @@
 //! Must not know: YAML, types of single values, lines and columns.
 
 mod admin;
+mod check_kind;
 mod checks;
 mod life;
+mod log;
 mod notifications;
 mod prefixes;
 mod services;
@@ -32,7 +34,7 @@ pub(super) fn director(
     let vrrp = vrrp::vrrp(file, mail, problems);
     let http = admin::http(file, problems);
     let admin = model::Admin::default();
-    let log = model::Log::default();
+    let log = log::log(file, problems);
     Some(model::Director {
         node: file.node.value_or(host_name.to_owned()),
         dataplane: dataplane?,
@@ -40,10 +42,7 @@ pub(super) fn director(
         vrrp: vrrp?,
         notifications: notifications?,
         admin: model::Admin { socket: file.socket.value_or(admin.socket), http: http? },
-        log: model::Log {
-            level: file.log_level.value_or(log.level),
-            format: file.log_format.value_or(log.format),
-        },
+        log: log?,
     })
 }
 

@@ -1,4 +1,5 @@
-//! Commands of VRRP that would not be run: missing, or open to changes by others.
+//! Commands of VRRP and of health checks that would not be run: missing, or open to changes by
+//! others.
 //!
 //! They are looked at again before every run, so this only says it earlier.
 //!
@@ -7,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::exec::{self, RunAs};
-use crate::model::Director;
+use crate::model::{CheckKind, Director};
 use crate::notify;
 
 /// What is wrong with each of them, in words.
@@ -25,7 +26,18 @@ pub(super) fn examine(director: &Director) -> Vec<String> {
         let what = format!("vrrp.{list}, {name}: notify");
         written.map(move |command| (what.clone(), command, notify::script_user()))
     });
-    let refused = scripts.chain(told).filter_map(|(what, command, user)| {
+    let checks = director.virtual_services.iter().flat_map(|service| {
+        let checks = service.real_servers.iter().flat_map(|server| &server.health_checks);
+        checks.filter_map(|check| match &check.kind {
+            CheckKind::Exec(exec) => {
+                let user = RunAs::User(exec.user.clone());
+                let what = format!("virtual_services, {}: health check", service.name);
+                Some((what, &exec.command, user))
+            }
+            _ => None,
+        })
+    });
+    let refused = scripts.chain(told).chain(checks).filter_map(|(what, command, user)| {
         let why = exec::check(command, &user).err()?;
         Some(format!("{what}: {why}"))
     });
@@ -49,11 +61,19 @@ vrrp:
       addresses: [192.0.2.1]
       track: {scripts: [chk]}
       notify: {master: [/nowhere/x], backup: [/nowhere/x]}
+dataplane: {interfaces: [eth0]}
+virtual_services:
+  - name: web
+    listen: 192.0.2.1:80/tcp
+    forwarding: nat
+    health_check: {type: exec, command: [/nowhere/check, '{port}'], user: root}
+    real_servers: [{address: 192.0.2.8}, {address: 192.0.2.9}]
 ";
         let director = config::load("f", text, "host").expect("a good file").director;
         let found = examine(&director);
-        assert_eq!(found.len(), 2, "{found:?}");
-        let (notify, script) = (&found[0], &found[1]);
+        assert_eq!(found.len(), 3, "{found:?}");
+        let (check, notify, script) = (&found[0], &found[1], &found[2]);
+        assert!(check.starts_with("virtual_services, web: health check: "), "{check}");
         assert!(notify.starts_with("vrrp.instances, VI_1: notify: "), "{notify}");
         // Without root it is told before that nothing runs as another user.
         let advice = ["put that right or name another program", "run it as root"];

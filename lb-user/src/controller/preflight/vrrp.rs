@@ -140,6 +140,7 @@ mod tests {
                 address(2, "198.51.100.1", 32),
             ],
             commands: Vec::new(),
+            logs: Vec::new(),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The status decides unless the check wants something in the body; then at most
 //! [`MAX_BODY`] bytes of it are read and searched once they are there or the body has ended. The
-//! rest of an answer is never waited for. Redirects are answers, not followed. One deadline covers
+//! rest of an answer is never waited for, except for a digest, which is of the whole body. Redirects are answers, not followed. One deadline covers
 //! connecting, the handshake and the answer; how far the probe came names its timeout.
 //!
 //! Must not know: thresholds, states, weights, who asked.
@@ -23,16 +23,21 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use md5::{Digest as _, Md5};
+use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::health::probe::connect::connect;
-use crate::health::probe::outcome;
 use crate::health::probe::tls::{Tls, Trust};
+use crate::health::probe::{AGENT, outcome};
 use crate::health::report::{CheckStatus, ProbeResult};
-use crate::model::HttpCheck;
+use crate::model::{Digest, HttpCheck, Pattern};
 
 /// Bytes of a body that are searched; also the longest head that is taken.
 pub(super) const MAX_BODY: usize = 64 * 1024;
+
+/// Bytes of a body that has to have a digest.
+const MAX_DIGESTED: usize = 1 << 20;
 
 /// Asks one target, again and again.
 #[derive(Debug)]
@@ -181,33 +186,86 @@ impl HttpProbe {
                 format!("unexpected status {} {reason}", status.as_u16()),
             );
         }
-        let Some(pattern) = &self.check.body else {
+        if self.check.body.is_none() && self.check.digest.is_none() {
             return outcome(CheckStatus::L7Ok, String::new());
-        };
+        }
         progress.reach(BODY);
         let mut body = response.into_body();
         let mut seen = Vec::new();
-        while seen.len() < MAX_BODY {
+        let mut sum = self.check.digest.map(Sum::new);
+        let mut length = 0;
+        while sum.is_some() || seen.len() < MAX_BODY {
             match body.frame().await {
                 Some(Ok(frame)) => {
                     let data = frame.data_ref().map_or(&[][..], |data| &data[..]);
                     seen.extend_from_slice(&data[..data.len().min(MAX_BODY - seen.len())]);
+                    length += data.len();
+                    if let Some(sum) = &mut sum {
+                        if length > MAX_DIGESTED {
+                            let detail = "the body has more than 1 MiB, which is too much for a \
+                                          digest";
+                            return outcome(CheckStatus::L7Response, detail);
+                        }
+                        sum.add(data);
+                    }
                 }
                 Some(Err(error)) => return broken(&error),
                 None => break,
             }
         }
-        if pattern.is_match(&seen) {
-            return outcome(CheckStatus::L7Ok, String::new());
+        if let Some(pattern) = &self.check.body
+            && !pattern.is_match(&seen)
+        {
+            return outcome(CheckStatus::L7Response, not_found(pattern, &seen));
         }
-        let where_ = if seen.len() < MAX_BODY { "the body" } else { "its first 64 KiB" };
-        let detail = format!(
-            "`{}` was not found in {where_} ({} bytes): {}",
-            pattern.as_str(),
-            seen.len(),
-            excerpt(&seen)
-        );
-        outcome(CheckStatus::L7Response, detail)
+        if let (Some(wanted), Some(sum)) = (self.check.digest, sum) {
+            let found = sum.finish();
+            if found != wanted {
+                let detail = format!("the body ({length} bytes) is {found}, not {wanted}");
+                return outcome(CheckStatus::L7Response, detail);
+            }
+        }
+        outcome(CheckStatus::L7Ok, String::new())
+    }
+}
+
+fn not_found(pattern: &Pattern, seen: &[u8]) -> String {
+    let where_ = if seen.len() < MAX_BODY { "the body" } else { "its first 64 KiB" };
+    format!(
+        "`{}` was not found in {where_} ({} bytes): {}",
+        pattern.as_str(),
+        seen.len(),
+        excerpt(seen)
+    )
+}
+
+/// A digest in the making.
+enum Sum {
+    Sha256(Sha256),
+    Md5(Md5),
+}
+
+impl Sum {
+    /// Of the same algorithm.
+    fn new(digest: Digest) -> Self {
+        match digest {
+            Digest::Sha256(_) => Self::Sha256(Sha256::new()),
+            Digest::Md5(_) => Self::Md5(Md5::new()),
+        }
+    }
+
+    fn add(&mut self, data: &[u8]) {
+        match self {
+            Self::Sha256(sum) => sum.update(data),
+            Self::Md5(sum) => sum.update(data),
+        }
+    }
+
+    fn finish(self) -> Digest {
+        match self {
+            Self::Sha256(sum) => Digest::Sha256(sum.finalize().into()),
+            Self::Md5(sum) => Digest::Md5(sum.finalize().into()),
+        }
     }
 }
 
@@ -253,8 +311,6 @@ fn excerpt(body: &[u8]) -> String {
 
 /// Bytes of a body that are shown.
 const LONGEST_EXCERPT: usize = 64;
-/// What a server's log shows.
-const AGENT: &str = concat!("lb/", env!("CARGO_PKG_VERSION"), " health check");
 
 #[cfg(test)]
 mod tests;

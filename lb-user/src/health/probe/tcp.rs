@@ -8,17 +8,17 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::health::probe::connect::connect;
+use crate::health::probe::connect::connect_by;
+use crate::health::probe::deadline::Deadline;
 use crate::health::probe::outcome;
 use crate::health::report::{CheckStatus, ProbeResult};
 
 /// Connects to `address` within `timeout`.
 pub(super) async fn tcp(address: SocketAddr, timeout: Duration) -> ProbeResult {
     let started = Instant::now();
-    let result = match tokio::time::timeout(timeout, connect(address)).await {
-        Ok(Ok(_closed_by_drop)) => outcome(CheckStatus::L4Ok, String::new()),
-        Ok(Err(result)) => result,
-        Err(_elapsed) => outcome(CheckStatus::L4Timeout, format!("no answer within {timeout:?}")),
+    let result = match connect_by(address, Deadline::after(timeout)).await {
+        Ok(_closed_by_drop) => outcome(CheckStatus::L4Ok, String::new()),
+        Err(result) => result,
     };
     ProbeResult { duration: started.elapsed(), ..result }
 }

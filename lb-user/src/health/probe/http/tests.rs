@@ -14,7 +14,7 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::*;
 use crate::health::probe::block_on;
-use crate::model::{Pattern, TlsCheck};
+use crate::model::{HexPattern, Pattern, TlsCheck};
 
 const LONG: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(200);
@@ -27,6 +27,7 @@ fn check() -> HttpCheck {
         headers: Vec::new(),
         status: vec![200..=399],
         body: None,
+        digest: None,
         tls: None,
     }
 }
@@ -120,6 +121,47 @@ fn the_body_has_to_contain_the_pattern() {
     is(cut, with_body("good"), ("L7RSP", Some(200), "closed before"));
     // The status comes first.
     is("HTTP/1.1 500 No\r\n\r\nok", with_body("ok"), ("L7STS", Some(500), "500"));
+}
+
+/// `all good` by sha256sum(1) and md5sum(1).
+const GOOD: [&str; 2] = [
+    "sha256:1c5f0dacdc174bb9457784fa8d5a067c73b97e0689cef49ba625b18924766fec",
+    "md5:7bc22c8cd42ff8a897538a6fd9851958",
+];
+
+#[test]
+fn the_whole_body_has_to_have_the_digest() {
+    let digest = |text: &str| {
+        let (algorithm, digits) = text.split_once(':').expect("two parts");
+        let bytes = HexPattern::new(digits).expect("digits").exactly().expect("digits");
+        let digest = match algorithm {
+            "md5" => Digest::Md5(bytes.try_into().expect("16 bytes")),
+            _ => Digest::Sha256(bytes.try_into().expect("32 bytes")),
+        };
+        HttpCheck { digest: Some(digest), ..check() }
+    };
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nall good";
+    let chunked =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nall\r\n5\r\n good\r\n0\r\n\r\n";
+    for good in GOOD {
+        is(answer, digest(good), ("L7OK", Some(200), ""));
+        is(chunked, digest(good), ("L7OK", Some(200), ""));
+        let other = "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nall gone";
+        is(other, digest(good), ("L7RSP", Some(200), &format!(", not {good}")));
+    }
+    // Both found and wanted are told.
+    let other = digest("md5:00000000000000000000000000000000");
+    let said = format!("the body (8 bytes) is {}, not md5:0000", GOOD[1]);
+    is(answer, other, ("L7RSP", Some(200), &said));
+    // The pattern has to be there too.
+    let both = HttpCheck { body: with_body("bad").body, ..digest(GOOD[0]) };
+    is(answer, both, ("L7RSP", Some(200), "was not found"));
+    // Up to 1 MiB is digested.
+    let long = |length: usize| {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}", "x".repeat(length))
+    };
+    is(&long(1 << 20), digest(GOOD[0]), ("L7RSP", Some(200), "(1048576 bytes) is sha256:"));
+    is(&long((1 << 20) + 1), digest(GOOD[0]), ("L7RSP", Some(200), "more than 1 MiB"));
 }
 
 #[test]
