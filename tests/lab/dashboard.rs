@@ -8,7 +8,7 @@ use harness::daemon::Daemon;
 use harness::peer::Load;
 use harness::topology::{Family, server_address};
 use harness::vrrp::instance::{Instance, Setup as Vrrp};
-use harness::wait::{eventually, seconds};
+use harness::wait::{eventually, idle, seconds};
 use harness::web;
 use harness::{Lab, scenario};
 use serde_json::json;
@@ -37,6 +37,15 @@ fn an_admin_sees_a_server_go_down_and_drains_another_by_its_button() {
             Ok(browser.text("main section:not(.service) tbody tr:has([data-label=Role]) .state")?
                 == "MASTER")
         })?;
+        eventually(seconds(30), "the last minutes are drawn", || {
+            Ok(browser.texts("section[data-service=web] .chart .line")?.len() == 4)
+        })?;
+        if wants_pictures() {
+            // A history worth looking at.
+            idle(seconds(25))?;
+            let _more = Load::start(&lab.client, &Method::Nat.url(Family::V4, WEB))?;
+            idle(seconds(20))?;
+        }
         drop(servers.pop());
         lb.wait_state("web", &server_address(Family::V4, 3), "down", seconds(10))?;
         let down = Instant::now();
@@ -182,9 +191,8 @@ fn visible(browser: &Browser) -> Result<Vec<String>> {
 /// Light, dark and on a telephone: into docs/images with LB_SCREENSHOTS=1, else beside the builds.
 fn pictures(browser: &Browser) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    let wanted = std::env::var_os("LB_SCREENSHOTS").is_some_and(|value| value == "1");
     let folder: PathBuf =
-        if wanted { root.join("docs/images") } else { root.join("target/screenshots") };
+        if wants_pictures() { root.join("docs/images") } else { root.join("target/screenshots") };
     fs::create_dir_all(&folder)?;
     for (name, scheme, width, height) in [
         ("dashboard-light", "light", 1440, 1000),
@@ -202,6 +210,10 @@ fn pictures(browser: &Browser) -> Result<()> {
         fs::write(folder.join(format!("{name}.png")), browser.screenshot()?)?;
     }
     Ok(())
+}
+
+fn wants_pictures() -> bool {
+    std::env::var_os("LB_SCREENSHOTS").is_some_and(|value| value == "1")
 }
 
 fn metrics(width: u32, height: u32) -> serde_json::Value {

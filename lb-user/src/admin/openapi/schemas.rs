@@ -35,6 +35,7 @@ pub(super) static SCHEMAS: &[Schema] = &[
         &[
             ("node", "text", "Name of the node."),
             ("version", "text", "Version of the daemon."),
+            ("config_path", "text", "The configuration file that it was started with."),
             ("dataplane", "Dataplane", "The XDP plane."),
             ("health", "HealthSummary", "Health checks as a whole."),
             ("virtual_services", "[VirtualService]", "L4 services in file order."),
