@@ -220,6 +220,39 @@ fn every_check_of_a_server_has_to_pass() {
     });
 }
 
+/// The exit code of a command is the server's weight, two less, as keepalived's `misc_dynamic`.
+#[test]
+fn a_command_gives_the_weight() {
+    scenario(Method::Nat.shape(2), |lab| {
+        let _servers = http_servers(lab)?;
+        let code = lab.dir.path().join("code");
+        fs::write(&code, "5")?;
+        // The command runs as another user, who has to get there.
+        fs::set_permissions(lab.dir.path(), fs::Permissions::from_mode(0o755))?;
+        let command = program(lab, "weight", &format!("exit $(cat {})", code.display()))?;
+        let mut service = web(lab, Method::Nat, Family::V4).scheduler("wrr");
+        service.health_check = format!(
+            "{{type: exec, command: [{command}], interval: 200ms, rise: 1, fall: 1, user: nobody}}"
+        );
+        service.real_servers[1].weight = 7;
+        let lb = Daemon::start(lab, &file(lab, Method::Nat, Family::V4, service))?;
+        let weighs = |weight: u64, state: &str| {
+            eventually(seconds(5), &format!("{state} with weight {weight}"), || {
+                let server = lb.real_server("web", &server_address(Family::V4, 2))?;
+                let found = number(&server, "effective_weight")?;
+                Ok(found == weight && server["state"] == state)
+            })
+        };
+        weighs(3, "up")?;
+        fs::write(&code, "2")?;
+        weighs(0, "drain")?;
+        fs::write(&code, "0")?;
+        weighs(7, "up")?;
+        fs::write(&code, "1")?;
+        weighs(0, "down")
+    });
+}
+
 /// A reload that replaces every server does not lose the quorum while the new ones are asked.
 #[test]
 fn a_reload_with_other_servers_keeps_the_quorum() {

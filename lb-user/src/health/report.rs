@@ -348,6 +348,27 @@ mod tests {
     }
 
     #[test]
+    fn a_state_is_borne_out_by_a_result_that_is_plain() {
+        let settles = |state, letters: &str| {
+            let start = Instant::now();
+            let mut machine = Machine::resume(&check(2, 2), state, start, 1);
+            let observed = Observed::new(machine.state(), 2);
+            let settled = letters.chars().map(|letter| {
+                let result = result(letter);
+                machine.on_result(start, &result);
+                let is_news = observed.take(&machine, result, SystemTime::UNIX_EPOCH);
+                if is_news { '!' } else { '.' }
+            });
+            settled.collect::<String>()
+        };
+        assert_eq!(settles(HealthState::Down, "-"), "!");
+        assert_eq!(settles(HealthState::Down, "?+-"), "..!", "a lack, and a doubt, say nothing");
+        assert_eq!(settles(HealthState::Down, "++"), ".!");
+        assert_eq!(settles(HealthState::Up, "-+-"), ".!.");
+        assert_eq!(settles(HealthState::Up, "--"), ".!");
+    }
+
+    #[test]
     fn the_weight_is_the_one_of_the_last_success() {
         let start = Instant::now();
         let mut machine = Machine::resume(&check(1, 2), HealthState::Up, start, 1);
@@ -358,7 +379,7 @@ mod tests {
             let changed = observed.take(&machine, result, SystemTime::UNIX_EPOCH);
             (changed, observed.get().weight)
         };
-        assert_eq!(take('+', None), (false, None));
+        assert_eq!(take('+', None), (true, None), "borne out for the first time");
         assert_eq!(take('+', Some(7)), (true, Some(7)));
         assert_eq!(take('+', Some(7)), (false, Some(7)));
         for letter in ['-', '-', '?'] {
