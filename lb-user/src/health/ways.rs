@@ -68,7 +68,7 @@ impl Ways {
     /// What sockets need for a way.
     ///
     /// # Errors
-    /// Why it cannot be gone; a failure of this host is [`Known::Failed`].
+    /// Why it cannot be gone; a failure of this host is `Known::Failed`.
     pub fn find(&self, way: &Way) -> Result<Marked, Known> {
         match self.known().get(way) {
             Some(Known::Ready(index)) => Ok(Marked {

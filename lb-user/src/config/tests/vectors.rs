@@ -150,6 +150,23 @@ fn log_of_everything() -> Log {
     Log { level: LogLevel::Debug, format: LogFormat::Json, targets }
 }
 
+/// A check that has the defaults of every key.
+fn ping() -> HealthCheck {
+    let seconds = Duration::from_secs;
+    HealthCheck {
+        kind: CheckKind::Ping,
+        interval: seconds(2),
+        retry_interval: seconds(2),
+        timeout: seconds(2),
+        rise: 2,
+        fall: 3,
+        port: None,
+        starts_up: false,
+        flap: None,
+        via: Via::Direct,
+    }
+}
+
 /// The real servers of `everything.yaml`, whose checks have every key.
 fn real_servers_of_everything() -> Vec<RealServer> {
     let seconds = Duration::from_secs;
@@ -165,18 +182,7 @@ fn real_servers_of_everything() -> Vec<RealServer> {
         flap: Some(Flap { changes: 4, per: seconds(50), hold: seconds(30) }),
         via: Via::Direct,
     };
-    let plain = HealthCheck {
-        kind: CheckKind::Ping,
-        interval: seconds(2),
-        retry_interval: seconds(2),
-        timeout: seconds(2),
-        rise: 2,
-        fall: 3,
-        port: None,
-        starts_up: false,
-        flap: None,
-        via: Via::Direct,
-    };
+    let plain = ping();
     let header = |text| HeaderValue::from_static(text);
     let site = HttpCheck {
         method: Method::HEAD,
