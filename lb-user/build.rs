@@ -1,5 +1,6 @@
-//! Builds the XDP programs and hands their ELF files to the crate: the director's as
-//! `env!("LB_EBPF_OBJECT")`, the real servers' as `env!("LB_DECAP_OBJECT")`.
+//! Builds the BPF programs and hands their ELF files to the crate: the director's as
+//! `env!("LB_EBPF_OBJECT")`, the real servers' as `env!("LB_DECAP_OBJECT")`, those of probes by way
+//! of a service as `env!("LB_VIA_OBJECT")`.
 //!
 //! The programs need another compiler and linker than the host's crates, so this calls a second
 //! cargo with a target folder of its own; all profiles of the host share that folder.
@@ -65,7 +66,8 @@ fn build() -> Result<Vec<(&'static str, PathBuf)>, String> {
 }
 
 /// The variable that names each object, and its binary target in lb-ebpf.
-const OBJECTS: [(&str, &str); 2] = [("LB_EBPF_OBJECT", "lb-ebpf"), ("LB_DECAP_OBJECT", "lb-decap")];
+const OBJECTS: [(&str, &str); 3] =
+    [("LB_EBPF_OBJECT", "lb-ebpf"), ("LB_DECAP_OBJECT", "lb-decap"), ("LB_VIA_OBJECT", "lb-via")];
 
 /// Names everything that the ELF depends on.
 fn watch(root: &Path) {

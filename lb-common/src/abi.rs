@@ -6,7 +6,7 @@
 //! Must not know: who reads or writes.
 
 /// Version of every layout in this crate. Raised by any change of a map's key, value or meaning.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Connection tables: IPv4 and IPv6, `table::Bucket` by index; capacity chosen when they are made.
 pub const MAP_CONN4: &str = "conn4";
@@ -142,11 +142,15 @@ pub enum Stage {
     Fragment4 = 12,
     /// The same for IPv6.
     Fragment6 = 13,
+    /// Answers an IPv4 segment of a connection whose server was removed with an RST.
+    Reset4 = 14,
+    /// The same for IPv6.
+    Reset6 = 15,
 }
 
 impl Stage {
     /// How many there are.
-    pub const COUNT: u32 = 14;
+    pub const COUNT: u32 = 16;
 
     /// Each stage and its program.
     pub const PROGRAMS: [(Self, &'static str); Self::COUNT as usize] = [
@@ -164,6 +168,8 @@ impl Stage {
         (Self::Forward, PROGRAM_FORWARD),
         (Self::Fragment4, "lb_fragment4"),
         (Self::Fragment6, "lb_fragment6"),
+        (Self::Reset4, "lb_reset4"),
+        (Self::Reset6, "lb_reset6"),
     ];
 }
 

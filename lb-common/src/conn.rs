@@ -49,6 +49,18 @@ impl<K: ConnKey> ConnEntry<K> {
     pub fn forward_key(&self) -> K {
         self.key.request_to(&self.virtual_end)
     }
+
+    /// Whether the end that sends on this half was told by an RST that the connection is over.
+    #[inline(always)]
+    pub const fn is_told(&self) -> bool {
+        self.last_hop.pad[0] != 0
+    }
+
+    /// Remembers that it was. The link is not sent over any more.
+    #[inline(always)]
+    pub const fn set_told(&mut self) {
+        self.last_hop.pad[0] = 1;
+    }
 }
 
 /// An IPv4 entry.

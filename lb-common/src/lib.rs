@@ -11,6 +11,7 @@
 
 pub mod abi;
 pub mod access;
+pub mod bare;
 pub mod conn;
 pub mod csum;
 pub mod decap;
@@ -28,4 +29,5 @@ pub mod service;
 pub mod state;
 pub mod table;
 pub mod verdict;
+pub mod via;
 pub mod wire;

@@ -146,6 +146,8 @@ pub const RS_NEXT_HOP: u32 = 2;
 pub const RS_EXPIRED: u32 = 4;
 /// Its tunnel lowers the MSS of connections to what fits.
 pub const RS_MSS_CLAMP: u32 = 8;
+/// Both ends of its connections get an RST when it is removed (nat).
+pub const RS_RESET: u32 = 16;
 
 /// Direct routing.
 pub const METHOD_DR: u8 = 0;

@@ -95,6 +95,8 @@ counters! {
     Expired = 32, "connections_expired", Note;
     /// Connections picked up in their middle.
     PickedUp = 33, "connections_picked_up", Note;
+    /// Connections of a removed nat server of which an end was told by an RST (`reset_on_removal`).
+    Reset = 35, "connections_reset", Note;
     /// Next hops asked from the routing table by the program itself.
     RouteLookups = 34, "route_lookups", Note;
     /// ICMP errors brought to the real server or client that they are about.

@@ -96,7 +96,7 @@ pod! {
         pub tags: [u16; 2],
         /// Number of tags, plus [`TAGS_PROVIDER`] when the outer one is 802.1ad.
         pub tag_count: u8,
-        /// Zero.
+        /// Zero, but in a connection that is over: see `ConnEntry::set_told`.
         pub pad: [u8; 3],
     }
 }

@@ -32,12 +32,11 @@ use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::conn::{ConnKey4, ConnKey6};
-use lb_common::verdict::Counter;
 use lb_common::wire::{self, Packet, Parsed, Part};
 
 use crate::admit::Admitted;
 use crate::conntrack::Followed;
-use crate::forward::{icmp, too_big, tunnel};
+use crate::forward::{icmp, reset, too_big, tunnel};
 use crate::frame::Frame;
 use crate::stage::{Chosen, Stage};
 
@@ -153,6 +152,18 @@ pub fn lb_fragment6(ctx: XdpContext) -> u32 {
     follow_first::<ConnKey6>(&ctx)
 }
 
+/// An IPv4 packet whose connection is over.
+#[xdp(frags)]
+pub fn lb_reset4(ctx: XdpContext) -> u32 {
+    reset::judge::<ConnKey4>(&ctx)
+}
+
+/// An IPv6 packet whose connection is over.
+#[xdp(frags)]
+pub fn lb_reset6(ctx: XdpContext) -> u32 {
+    reset::judge::<ConnKey6>(&ctx)
+}
+
 /// Closes expired connections among the keys in the packet. See `expire`.
 #[xdp]
 pub fn lb_expire(ctx: XdpContext) -> u32 {
@@ -190,10 +201,7 @@ fn run<K: Stage>(ctx: &XdpContext, frame: Frame, packet: &Packet<K>) -> u32 {
             fragment::replied(packet, index, entry, now);
             forward::to_client(ctx.ctx, frame, packet, index, entry)
         }
-        Followed::Orphan => {
-            fragment::decided(packet, xdp_action::XDP_DROP, now);
-            stats::drop(Counter::ReplyWithoutConnection)
-        }
+        Followed::Orphan => stage::over(ctx, packet),
         Followed::Nothing(stale) if to_service => stage::admit(ctx, packet, stale),
         Followed::Nothing(_) => {
             fragment::decided(packet, xdp_action::XDP_PASS, now);
@@ -229,6 +237,9 @@ fn admit_new<K: Stage>(ctx: &XdpContext) -> u32 {
     let Some(config) = maps::CONFIG.get(0) else {
         return xdp_action::XDP_PASS;
     };
+    if reset::is_wanted(packet, stale) != 0 {
+        return stage::reset::<K>(ctx);
+    }
     let now = now();
     let Admitted { index, is_new } = match admit::admit(ctx.ctx, packet, config, now, stale) {
         Ok(admitted) => admitted,

@@ -8,6 +8,7 @@
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::programs::XdpContext;
 use lb_common::abi::Stage as Index;
+use lb_common::bare::Bare;
 use lb_common::conn::{ConnKey4, ConnKey6};
 use lb_common::encap::Inner;
 use lb_common::icmp::Icmp;
@@ -34,7 +35,7 @@ pub struct Chosen {
 }
 
 /// A family: its stages and its place in the hand-over.
-pub trait Stage: Table + Inner + Icmp {
+pub trait Stage: Table + Inner + Icmp + Bare {
     /// The stage for packets that were read.
     const KNOWN: Index;
     /// The stage for packets without a connection.
@@ -47,6 +48,8 @@ pub trait Stage: Table + Inner + Icmp {
     const ICMP: Index;
     /// The stage for later fragments.
     const FRAGMENT: Index;
+    /// The stage for connections that are over.
+    const RESET: Index;
 
     /// The family's packet in the hand-over.
     fn slot(handover: *mut Handover) -> *mut Packet<Self>;
@@ -59,6 +62,7 @@ impl Stage for ConnKey4 {
     const TOO_BIG: Index = Index::TooBig4;
     const ICMP: Index = Index::Icmp4;
     const FRAGMENT: Index = Index::Fragment4;
+    const RESET: Index = Index::Reset4;
 
     #[inline(always)]
     fn slot(handover: *mut Handover) -> *mut Packet<Self> {
@@ -74,6 +78,7 @@ impl Stage for ConnKey6 {
     const TOO_BIG: Index = Index::TooBig6;
     const ICMP: Index = Index::Icmp6;
     const FRAGMENT: Index = Index::Fragment6;
+    const RESET: Index = Index::Reset6;
 
     #[inline(always)]
     fn slot(handover: *mut Handover) -> *mut Packet<Self> {
@@ -152,6 +157,19 @@ fn hand_with_server<K: Stage>(packet: &Packet<K>, server: Chosen) {
 #[inline(always)]
 pub fn later<K: Stage>(ctx: &XdpContext) -> u32 {
     go(ctx, K::FRAGMENT)
+}
+
+/// On to what becomes of a packet whose connection is over.
+#[inline(always)]
+pub fn over<K: Stage>(ctx: &XdpContext, packet: &Packet<K>) -> u32 {
+    hand(packet, 0);
+    go(ctx, K::RESET)
+}
+
+/// The same with the packet that is in the hand-over.
+#[inline(always)]
+pub fn reset<K: Stage>(ctx: &XdpContext) -> u32 {
+    go(ctx, K::RESET)
 }
 
 /// The packet that the stage before handed over, and the word of its stale entry or 0.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use admin::{Admin, AdminHttp, Certificate, Role, ServerTls, TlsVersion, User};
-pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck};
+pub use check::{CheckKind, Flap, HealthCheck, HttpCheck, Pattern, TlsCheck, Via, Way};
 pub use check_kind::{
     Digest, DnsCheck, ExecCheck, GrpcCheck, HexPattern, SmtpCheck, UdpCheck, hex,
 };
@@ -153,6 +153,8 @@ pub struct VirtualService {
     pub tunnel: Tunnel,
     /// What becomes of a real server's connections when its check fails.
     pub on_failure: OnFailure,
+    /// Both ends of a removed real server's TCP connections get an RST; nat only.
+    pub reset_on_removal: bool,
     /// Real servers in file order.
     pub real_servers: Vec<RealServer>,
     /// What a real server has that is added at run time.

@@ -58,6 +58,40 @@ impl Run {
         Ok(Ran { verdict: attr.retval, length, nanoseconds: attr.duration })
     }
 
+    /// Runs a program of traffic control on a packet of the stack that has this mark. Tells the mark
+    /// that it has then.
+    ///
+    /// # Errors
+    /// As [`Run::on`].
+    pub fn on_packet(
+        self,
+        program: BorrowedFd<'_>,
+        (frame, mark): (&[u8], u32),
+        output: &mut [u8],
+    ) -> io::Result<(Ran, u32)> {
+        // `struct __sk_buff`: length, type, mark and more.
+        let mut context = [0u32; SK_BUFF_WORDS];
+        context[2] = mark;
+        let mut after = [0u32; SK_BUFF_WORDS];
+        let mut attr = TestAttr {
+            prog_fd: descriptor(program),
+            data_size_in: frame.len() as u32,
+            data_in: frame.as_ptr() as u64,
+            data_size_out: output.len() as u32,
+            data_out: output.as_mut_ptr() as u64,
+            repeat: self.repeat.max(1),
+            ctx_in: context.as_ptr() as u64,
+            ctx_size_in: size_of_val(&context) as u32,
+            ctx_out: after.as_mut_ptr() as u64,
+            ctx_size_out: size_of_val(&after) as u32,
+            ..TestAttr::default()
+        };
+        call(BPF_PROG_TEST_RUN, &mut attr)?;
+        let length = attr.data_size_out as usize;
+        let ran = Ran { verdict: attr.retval, length, nanoseconds: attr.duration };
+        Ok((ran, after[2]))
+    }
+
     /// Runs `program` on frames that are real: what it sends is sent, what it passes goes up.
     ///
     /// # Errors
@@ -350,6 +384,9 @@ attributes! {
         prog_name: [u8; 16], prog_ifindex: u32, expected_attach_type: u32,
     }
 }
+
+/// Room for `struct __sk_buff`, with some to spare for what later kernels add.
+const SK_BUFF_WORDS: usize = 64;
 
 /// The head of `struct bpf_map_info`.
 #[repr(C)]

@@ -10,13 +10,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use lb_user::dataplane::bpf::ViaService;
+
 use crate::rig::with;
 
 /// Growth that is accepted without a new record, in percent.
 const TOLERATED: u64 = 20;
 
 const HEAD: &str = "\
-# Instructions that the verifier walked for each XDP program (limit: 1,000,000). A program that has
+# Instructions that the verifier walked for each BPF program (limit: 1,000,000). A program that has
 # grown by more than 20 % fails the test `verified`; UPDATE_EXPECT=1 writes this file anew.
 ";
 
@@ -25,7 +27,8 @@ type Counts = BTreeMap<String, u32>;
 #[test]
 fn no_program_has_grown_by_more_than_a_fifth() {
     with(1024, |rig| {
-        let counts = rig.dataplane.verified_instructions()?;
+        let mut counts = rig.dataplane.verified_instructions()?;
+        counts.extend(ViaService::load()?.verified_instructions()?);
         ensure!(!counts.is_empty(), "this kernel does not tell verified instructions");
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/verified-instructions.txt");
         if std::env::var_os("UPDATE_EXPECT").is_some() {

@@ -6,6 +6,7 @@
 //! Must not know: why this server was chosen.
 
 pub mod icmp;
+pub mod reset;
 pub mod too_big;
 pub mod tunnel;
 

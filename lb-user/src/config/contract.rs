@@ -138,8 +138,11 @@ pub(super) static CHECK_TYPES: Words<CheckType> = Words {
     ],
     later: &[],
 };
-pub(super) static VIA: Words<()> =
-    Words { what: "via", built: &[("direct", ())], later: &["service"] };
+pub(super) static VIA: Words<model::Via> = Words {
+    what: "via",
+    built: &[("direct", model::Via::Direct), ("service", model::Via::Service(None))],
+    later: &[],
+};
 pub(super) static START: Words<bool> =
     Words { what: "start", built: &[("up", true), ("down", false)], later: &[] };
 pub(super) static MODES: Words<model::AttachMode> = Words {
@@ -309,7 +312,7 @@ static VIRTUAL_SERVICE: &[Key] = &[
     later("persistence", Map(PERSISTENCE)),
     built("health_check", Map(HEALTH_CHECK)),
     built("on_failure", Value),
-    later("reset_on_removal", Value),
+    built("reset_on_removal", Value),
     built("hash", Map(&[built("port", Value), built("fallback", Value)])),
     later("timeouts", Map(&[later("tcp", Value)])),
     built("slow_start", Value),

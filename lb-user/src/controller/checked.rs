@@ -140,7 +140,7 @@ mod tests {
 
     use super::*;
     use crate::health::{Change, Runner, Wanted};
-    use crate::model::{CheckKind, HealthCheck};
+    use crate::model::{CheckKind, HealthCheck, Via};
 
     /// A check that follows a listener within milliseconds.
     fn target(port: u16) -> Target {
@@ -154,6 +154,7 @@ mod tests {
             port: None,
             starts_up: false,
             flap: None,
+            via: Via::Direct,
         };
         Target { address: ([127, 0, 0, 1], port).into(), check }
     }

@@ -45,6 +45,8 @@ impl Controller {
                 }
             }
         }
+        self.via.want(assumed.keys());
+        self.follow_ways();
         let probed = assumed
             .iter()
             .map(|(target, assume)| Probed { target: target.clone(), assume: *assume });

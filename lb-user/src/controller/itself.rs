@@ -161,6 +161,7 @@ mod tests {
             port: None,
             starts_up: false,
             flap: None,
+            via: crate::model::Via::Direct,
         };
         Target { address: SocketAddr::from(([10, 0, 0, 1], 80)), check }
     }

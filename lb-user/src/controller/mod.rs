@@ -11,6 +11,7 @@
 //! - `history` has the counters sampled, for rates and the last minutes;
 //! - `itself` is what the daemon knows of itself: stuck parts, probes, its process;
 //! - `logs` has the log follow the file, here and in the speaker;
+//! - `via` sets up the ways of probes that go by their service;
 //! - `bans` keeps what is denied at run time, beside the file's list;
 //! - `explain` says what would become of a packet;
 //! - [`effective`](mod@effective) is the one place where configured weight, health and admin state meet;
@@ -47,6 +48,7 @@ mod steer;
 pub mod systemd;
 mod task;
 mod transitions;
+mod via;
 mod vrrp;
 pub mod wanted;
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::model::{AdminState, Director, RealServer, VirtualService};
+use crate::model::{AdminState, Director, HealthCheck, RealServer, VirtualService};
 
 /// Which server is meant.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -198,12 +198,19 @@ fn added(service: &VirtualService, server: &ServerName) -> Result<RealServer, St
     if service.sorry_server.is_some_and(|s| (s.address, s.port) == (server.address, server.port)) {
         return Err("it is the service's sorry server".to_owned());
     }
+    let vips: Vec<IpAddr> = service.listen.iter().map(|listen| listen.address).collect();
+    let complete = |check: &HealthCheck| {
+        let via = check.via.for_server(&vips, service.forwarding, server.address)?;
+        Ok(HealthCheck { via, ..check.clone() })
+    };
+    let checks = service.added_server.health_checks.iter().map(complete);
+    let health_checks: Result<_, &str> = checks.collect();
     Ok(RealServer {
         address: server.address,
         port: server.port,
         weight: service.added_server.weight,
         admin: AdminState::Ready,
-        health_checks: service.added_server.health_checks.clone(),
+        health_checks: health_checks?,
     })
 }
 

@@ -23,6 +23,7 @@ use crate::controller::routes::{self, Routes};
 use crate::controller::standing::{Lives, Standing};
 use crate::controller::steer::Keeping;
 use crate::controller::task::{Controller, seed};
+use crate::controller::via::Via;
 use crate::controller::vrrp::Vrrp;
 use crate::controller::{Start, logs, systemd};
 use crate::health::Runner;
@@ -60,6 +61,7 @@ impl Controller {
             lives: Lives::default(),
             standing: Standing::default(),
             routes: Routes::default(),
+            via: Via::default(),
             has_routes: false,
             destinations: None,
             asks,

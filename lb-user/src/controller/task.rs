@@ -24,6 +24,7 @@ use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request,
 use crate::controller::routes::{Ask, Routes};
 use crate::controller::standing::{Lives, Standing};
 use crate::controller::steer::Keeping;
+use crate::controller::via::Via;
 use crate::controller::vrrp::Vrrp;
 use crate::controller::wanted::{self, World};
 use crate::controller::{Start, systemd};
@@ -57,6 +58,7 @@ pub(super) struct Controller {
     /// Where they stand, as of the last plan.
     pub(super) standing: Standing,
     pub(super) routes: Routes,
+    pub(super) via: Via,
     /// Nothing is planned before links and next hops were heard of once.
     pub(super) has_routes: bool,
     /// What the resolver was told to find.
@@ -177,6 +179,7 @@ impl Controller {
         self.has_routes = true;
         let hops = &self.routes.hops;
         self.resolving.retain(|ip, _| !hops.contains_key(ip));
+        self.follow_ways();
         if let (Some(plane), Some(engine)) =
             (self.start.director.dataplane.clone(), &mut self.engine)
             && self.stopping.is_none()

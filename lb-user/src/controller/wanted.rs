@@ -87,6 +87,7 @@ fn service(service: &VirtualService, stands: &ServiceStanding, world: &World<'_>
             ForwardingMethod::Tunnel => METHOD_TUNNEL,
         },
         mss_clamp: service.tunnel.mss_clamp,
+        reset: service.reset_on_removal,
         flags: hash_flags(service),
         timeouts: 0,
         servers: servers.chain(sorry).collect(),
@@ -267,6 +268,7 @@ mod tests {
                 forwarding: ForwardingMethod::Nat,
                 tunnel: crate::model::Tunnel::default(),
                 on_failure: OnFailure::Remove,
+                reset_on_removal: false,
                 real_servers: vec![RealServer {
                     address: ip("10.0.0.1"),
                     port: 8080,

@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use lb_common::bare::Bare;
 use lb_common::conn::{ConnEntry, ConnKey, ConnKey4, ConnKey6, REPLY, Word};
 use lb_common::expire::{BATCH, BatchHead};
 use lb_common::pod;
-use lb_common::service::GENERATION_MASK;
+use lb_common::service::{GENERATION_MASK, RealServer};
 
 use super::bpf::{Clock, ConnTable, Dataplane, sys};
+use super::resets::Resets;
 use crate::plan::sweep::{Counted, Recount, Verdict, judge};
 
 /// Regions that are read at once: 4096 slots, a fraction of a millisecond.
@@ -31,6 +33,7 @@ pub struct Sweeper {
     view: View,
     clock: Clock,
     recount: Recount,
+    resets: Resets,
     /// Real servers that earlier passes met: one without entries is to be compared as well.
     met: BTreeSet<u32>,
 }
@@ -45,7 +48,7 @@ struct Walked<K> {
 
 /// The small maps that decide whether an entry is over, by their pins.
 struct View {
-    real_servers: aya::maps::Array<aya::maps::MapData, lb_common::service::RealServer>,
+    real_servers: aya::maps::Array<aya::maps::MapData, RealServer>,
     timeouts: aya::maps::Array<aya::maps::MapData, lb_common::conn::Timeouts>,
     counts: aya::maps::Array<aya::maps::MapData, lb_common::conn::ConnectionCounts>,
 }
@@ -81,6 +84,7 @@ impl Sweeper {
             view: View::open(dataplane.directory())?,
             clock: dataplane.clock(),
             recount: Recount::default(),
+            resets: Resets::new(),
             met: BTreeSet::new(),
         })
     }
@@ -97,6 +101,7 @@ impl Sweeper {
             clock: self.clock,
             expire: self.expire.as_fd(),
             servers: BTreeMap::new(),
+            resets: &mut self.resets,
             report: Report { started: Some(started), ..Report::default() },
         };
         let cpu = thread_cpu_time();
@@ -116,6 +121,7 @@ impl Sweeper {
             counted.insert(index, Counted { after, ..server.counted });
         }
         let mut report = pass.report;
+        self.resets.passed();
         report.drift = self.recount.compare(counted);
         report.cpu = thread_cpu_time().saturating_sub(cpu);
         Ok(report)
@@ -124,7 +130,7 @@ impl Sweeper {
 
 /// What a pass knows of a real server.
 struct Server {
-    generation: u16,
+    element: RealServer,
     timeouts: lb_common::conn::Timeouts,
     counted: Counted,
 }
@@ -134,6 +140,7 @@ struct Pass<'a> {
     clock: Clock,
     expire: BorrowedFd<'a>,
     servers: BTreeMap<u32, Server>,
+    resets: &'a mut Resets,
     report: Report,
 }
 
@@ -145,7 +152,7 @@ impl<K: ConnKey> Walked<K> {
 }
 
 impl Pass<'_> {
-    fn table<K: ConnKey>(
+    fn table<K: Bare>(
         &mut self,
         walked: &mut Walked<K>,
         family: u32,
@@ -186,17 +193,21 @@ impl Pass<'_> {
     }
 
     /// Counts an entry and says whether it is to be proposed.
-    fn is_over<K: ConnKey>(&mut self, entry: &ConnEntry<K>, now: u64) -> anyhow::Result<bool> {
+    fn is_over<K: Bare>(&mut self, entry: &ConnEntry<K>, now: u64) -> anyhow::Result<bool> {
         let word = Word::from_raw(entry.word);
         let index = word.real_server();
         if !self.servers.contains_key(&index) {
             let server = self.view.server(index)?;
+            self.resets.forget_before(index, server.element.generation);
             self.servers.insert(index, server);
         }
         let server = self.servers.get_mut(&index).context("a server that was just put in")?;
         self.report.seen.insert(index);
-        let verdict =
-            judge(word, entry.seen, now, server.generation, &server.timeouts, self.clock.hz());
+        let generation = server.element.generation & GENERATION_MASK;
+        let verdict = match self.resets.keeps(entry, &server.element) {
+            true => Verdict::Keep,
+            false => judge(word, entry.seen, now, generation, &server.timeouts, self.clock.hz()),
+        };
         if !word.has(REPLY) {
             self.report.connections += 1;
             server.counted.add(word.state().is_active(), verdict);
@@ -229,7 +240,7 @@ impl View {
     fn server(&self, index: u32) -> anyhow::Result<Server> {
         let element = self.real_servers.get(&index, 0).context("read a real server")?;
         Ok(Server {
-            generation: element.generation & GENERATION_MASK,
+            element,
             timeouts: self.timeouts.get(&element.timeouts, 0).context("read timeouts")?,
             counted: Counted { before: self.counts(index)?, ..Counted::default() },
         })

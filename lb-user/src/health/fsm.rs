@@ -227,7 +227,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::health::report::CheckStatus;
-    use crate::model::CheckKind;
+    use crate::model::{CheckKind, Via};
 
     const INTERVAL: Duration = Duration::from_secs(2);
     const RETRY: Duration = Duration::from_millis(500);
@@ -243,6 +243,7 @@ pub(crate) mod tests {
             port: None,
             starts_up: false,
             flap: None,
+            via: Via::Direct,
         }
     }
 

@@ -14,7 +14,9 @@ pub mod fsm;
 pub mod probe;
 pub(crate) mod report;
 mod runner;
+pub(crate) mod ways;
 
 pub use fsm::{HealthEvent, HealthState, Machine};
 pub use report::{Change, CheckStatus, Observation, Observed, Outcome, ProbeResult, Tally, Target};
 pub use runner::{Changes, Runner, Wanted};
+pub use ways::Ways;

@@ -8,7 +8,6 @@
 //! Must not know: services, what weights do, what a state means for traffic.
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -18,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::health::fsm::{HealthEvent, HealthState, Machine};
 use crate::health::probe::{Kit, Prober};
 use crate::health::report::{Change, Observed, ProbeResult, Tally, Target};
-use crate::model::CheckKind;
+use crate::health::ways::Ways;
 
 /// A target that is to be probed from now on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,8 +84,7 @@ impl<E: From<Change> + Send + 'static> Runner<E> {
         for Wanted { target, assume } in wanted {
             let target = Arc::new(target);
             if keep.insert(Arc::clone(&target)) && !self.probes.contains_key(&target) {
-                let known = self.known(target.address, &target.check.kind);
-                let (state, tally) = known.unzip();
+                let (state, tally) = self.known(&target).unzip();
                 added.push((target, state.or(assume), tally.unwrap_or_default()));
             }
         }
@@ -112,13 +110,21 @@ impl<E: From<Change> + Send + 'static> Runner<E> {
         self.probes.is_empty()
     }
 
+    /// The ways of probes that go by their service, to be kept current.
+    pub fn ways(&self) -> &Ways {
+        self.kit.ways()
+    }
+
     /// What is known of a target that is being probed.
     pub fn observed(&self, target: &Target) -> Option<Observed> {
         self.probes.get(target).map(|probe| probe.observed.clone())
     }
 
-    fn known(&self, address: SocketAddr, kind: &CheckKind) -> Option<(HealthState, Tally)> {
-        let same = |target: &Target| target.address == address && target.check.kind == *kind;
+    fn known(&self, wanted: &Target) -> Option<(HealthState, Tally)> {
+        let asked = |target: &Target| (target.address, target.check.via);
+        let same = |target: &Target| {
+            asked(target) == asked(wanted) && target.check.kind == wanted.check.kind
+        };
         let (_, probe) = self.probes.iter().find(|(target, _)| same(target))?;
         let seen = probe.observed.get();
         Some((seen.state, seen.tally))
@@ -182,13 +188,13 @@ fn log(target: &Target, result: &ProbeResult, event: Option<HealthEvent>) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener};
     use std::time::Duration;
 
     use super::*;
     use crate::exec::tests::{Folder, eventually};
     use crate::health::fsm::tests::check;
-    use crate::model::{ExecCheck, HealthCheck};
+    use crate::model::{CheckKind, ExecCheck, HealthCheck};
 
     fn fast(port: u16) -> Target {
         let check = HealthCheck {

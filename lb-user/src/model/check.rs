@@ -5,6 +5,7 @@
 //! Must not know: sockets, thresholds' meaning, YAML.
 
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use rustls::pki_types::ServerName;
 
 use super::check_kind::{Digest, DnsCheck, ExecCheck, GrpcCheck, SmtpCheck, UdpCheck};
+use crate::model::ForwardingMethod;
 
 /// A health check with every default applied.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +38,70 @@ pub struct HealthCheck {
     pub starts_up: bool,
     /// When changes of state are damped; `None` is never.
     pub flap: Option<Flap>,
+    /// How probes get to the server.
+    pub via: Via,
+}
+
+/// How a probe gets to its server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// To its own address.
+    #[default]
+    Direct,
+    /// As a client's packets do: to the service's virtual address, by its forwarding method.
+    /// `None` in a check that no server uses yet.
+    Service(Option<Way>),
+}
+
+impl Via {
+    /// The way by a service.
+    pub fn way(&self) -> Option<Way> {
+        match self {
+            Self::Direct => None,
+            Self::Service(way) => *way,
+        }
+    }
+
+    /// The same for a real server of a service with these virtual addresses.
+    ///
+    /// # Errors
+    /// What does not fit, for people.
+    pub fn for_server(
+        self,
+        vips: &[IpAddr],
+        forwarding: ForwardingMethod,
+        server: IpAddr,
+    ) -> Result<Self, &'static str> {
+        if self == Self::Direct {
+            return Ok(self);
+        }
+        let tunnel = match forwarding {
+            ForwardingMethod::Dr => false,
+            ForwardingMethod::Tunnel => true,
+            ForwardingMethod::Nat => {
+                return Err(
+                    "this check is `via: service`, which is for dr and tunnel: with nat the \
+                            real server never sees the virtual address; use one with `via: direct`",
+                );
+            }
+        };
+        let vip = vips.iter().find(|vip| vip.is_ipv4() == server.is_ipv4()).ok_or(
+            "its check is `via: service`, which needs a `listen` address of the real server's \
+             family; add one, or use a check with `via: direct`",
+        )?;
+        Ok(Self::Service(Some(Way { vip: *vip, server, tunnel })))
+    }
+}
+
+/// The way of a probe by a service that forwards by dr or tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Way {
+    /// The virtual address.
+    pub vip: IpAddr,
+    /// The real server's own address, of the same family.
+    pub server: IpAddr,
+    /// Through a tunnel (IP in IP); otherwise by its MAC address.
+    pub tunnel: bool,
 }
 
 /// Kinds of health check.

@@ -13,8 +13,8 @@ use std::collections::{BTreeSet, HashSet};
 
 use lb_common::encap;
 use lb_common::service::{
-    Interface, METHOD_NAT, METHOD_TUNNEL, RS_EXPIRED, RS_MSS_CLAMP, RS_NEXT_HOP, RS_VALID,
-    RealServer, Region, ServiceEntry, ServiceKey,
+    Interface, METHOD_NAT, METHOD_TUNNEL, RS_EXPIRED, RS_MSS_CLAMP, RS_NEXT_HOP, RS_RESET,
+    RS_VALID, RealServer, Region, ServiceEntry, ServiceKey,
 };
 use lb_common::wire::Link;
 
@@ -384,13 +384,15 @@ fn element(
     server: &WantedServer,
 ) -> RealServer {
     let clamps = service.mss_clamp && owner.method == METHOD_TUNNEL;
+    let resets = service.reset && owner.method == METHOD_NAT;
     let value = RealServer {
         address: owner.address,
         port: owner.port,
         generation,
         flags: RS_VALID
             | if server.expire { RS_EXPIRED } else { 0 }
-            | if clamps { RS_MSS_CLAMP } else { 0 },
+            | if clamps { RS_MSS_CLAMP } else { 0 }
+            | if resets { RS_RESET } else { 0 },
         service: owner.service,
         timeouts: service.timeouts,
         method: owner.method,

@@ -59,6 +59,7 @@ fn service(listen: &[u8], servers: &[WantedServer]) -> WantedService {
         scheduler: Scheduler::Wrr,
         method: METHOD_DR,
         mss_clamp: false,
+        reset: false,
         flags: 0,
         timeouts: 0,
         servers: servers.to_vec(),
@@ -101,10 +102,12 @@ fn any_service() -> impl Strategy<Value = WantedService> {
     let method = prop::sample::select(vec![METHOD_DR, METHOD_DR, METHOD_NAT, METHOD_TUNNEL]);
     let way = (method, any::<bool>());
     (servers, scheduler, way, 0u32..2).prop_map(|(mut servers, scheduler, way, timeouts)| {
+        // Each is for one method only.
         let (method, mss_clamp) = way;
+        let reset = mss_clamp && method == METHOD_NAT;
         let mut seen = BTreeSet::new();
         servers.retain(|server| seen.insert(server.address));
-        WantedService { scheduler, method, mss_clamp, timeouts, ..service(&[], &servers) }
+        WantedService { scheduler, method, mss_clamp, reset, timeouts, ..service(&[], &servers) }
     })
 }
 

@@ -70,6 +70,9 @@ pub struct WantedService {
     pub scheduler: Scheduler,
     /// `METHOD_*`.
     pub method: u8,
+    /// Both ends of a server's connections get an RST when those are expired, which they also are
+    /// when it leaves the file (nat).
+    pub reset: bool,
     /// Tunnels lower the MSS of connections to what fits.
     pub mss_clamp: bool,
     /// `SERVICE_*` flags beyond those that follow from the scheduler.

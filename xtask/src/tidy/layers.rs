@@ -28,7 +28,7 @@ const TABLES: [Table; 2] = [
             &["sched", "metrics", "vrrp::priority", "vrrp::timing", "watchdog"],
             &["config"],
             &["exec", "logging", "trusted"],
-            &["plan", "health::fsm", "health::report", "vrrp"],
+            &["plan", "health::fsm", "health::report", "health::ways", "vrrp"],
             &[
                 "dataplane",
                 "failover",
@@ -55,7 +55,7 @@ const TABLES: [Table; 2] = [
             &["key"],
             &["wire"],
             &["access", "conn", "decap", "encap", "fragment", "rewrite", "service", "expire"],
-            &["detour", "icmp", "sched", "table"],
+            &["bare", "detour", "icmp", "sched", "table", "via"],
         ],
         peers: &[],
     },

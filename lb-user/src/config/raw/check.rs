@@ -8,7 +8,7 @@ use super::super::units;
 use super::check_kind::{self, Kinds};
 use super::cursor::{Cursor, Fields};
 use super::{Written, each, port};
-use crate::model::{Digest, Pattern};
+use crate::model::{Digest, Pattern, Via};
 use http::{HeaderName, HeaderValue, Method, Uri};
 use rustls::pki_types::ServerName;
 use std::ops::RangeInclusive;
@@ -28,6 +28,7 @@ pub(in crate::config) struct HealthCheck {
     pub(in crate::config) starts_up: Written<bool>,
     /// `None` is `off`.
     pub(in crate::config) flap: Written<Option<Flap>>,
+    pub(in crate::config) via: Written<Via>,
     pub(in crate::config) http: Http,
     /// Keys of the types that have no other.
     pub(in crate::config) kinds: Kinds,
@@ -59,7 +60,6 @@ impl HealthCheck {
     pub(super) fn read(cursor: &Cursor<'_>) -> Option<Self> {
         let fields = cursor.fields()?;
         let count = |key| fields.read(key, |c| c.number(1..=MAX_COUNT));
-        fields.read("via", |c| c.word(&contract::VIA));
         Some(Self {
             place: cursor.place(),
             kind: fields.read("type", |c| c.word(&contract::CHECK_TYPES)),
@@ -71,6 +71,7 @@ impl HealthCheck {
             port: fields.read("port", port),
             starts_up: fields.read("start", |c| c.word(&contract::START)),
             flap: fields.read("flap", Flap::read),
+            via: fields.read("via", |c| c.word(&contract::VIA)),
             http: Http::read(&fields, &cursor.place()),
             kinds: Kinds::read(&fields, &cursor.place()),
         })

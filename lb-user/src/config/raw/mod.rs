@@ -156,6 +156,7 @@ pub(super) struct VirtualService {
     pub(super) tunnel: Written<Tunnel>,
     pub(super) health_check: Written<CheckUse>,
     pub(super) on_failure: Written<model::OnFailure>,
+    pub(super) reset_on_removal: Written<bool>,
     pub(super) life: Life,
     pub(super) real_servers: Vec<RealServer>,
 }
@@ -304,6 +305,7 @@ impl VirtualService {
             tunnel: fields.read("tunnel", Tunnel::read),
             health_check: fields.read("health_check", CheckUse::read),
             on_failure: fields.read("on_failure", |c| c.word(&contract::ON_FAILURE)),
+            reset_on_removal: fields.read("reset_on_removal", Cursor::flag),
             life: Life::read(fields),
             real_servers: servers.iter().filter_map(RealServer::read).collect(),
         }

@@ -163,6 +163,7 @@ fn real_servers_of_everything() -> Vec<RealServer> {
         port: Some(8081),
         starts_up: true,
         flap: Some(Flap { changes: 4, per: seconds(50), hold: seconds(30) }),
+        via: Via::Direct,
     };
     let plain = HealthCheck {
         kind: CheckKind::Ping,
@@ -174,6 +175,7 @@ fn real_servers_of_everything() -> Vec<RealServer> {
         port: None,
         starts_up: false,
         flap: None,
+        via: Via::Direct,
     };
     let header = |text| HeaderValue::from_static(text);
     let site = HttpCheck {
@@ -267,6 +269,7 @@ fn every_built_key_reaches_the_director() {
         forwarding: ForwardingMethod::Nat,
         tunnel: Tunnel { mss_clamp: false, ..Tunnel::default() },
         on_failure: OnFailure::Quiesce,
+        reset_on_removal: true,
         added_server: AddedServer {
             weight: 3,
             health_checks: vec![real_servers_of_everything()[1].health_checks[0].clone()],
@@ -339,6 +342,7 @@ fn tunnels(web: &VirtualService) -> VirtualService {
         real_servers: ["10.1.0.5", "2001:db8:1::6"].map(server).to_vec(),
         tunnel: web.tunnel,
         on_failure: web.on_failure,
+        reset_on_removal: false,
         added_server: AddedServer { weight: 3, health_checks: Vec::new() },
         quorum: Quorum::default(),
         notify: ServiceNotify::default(),
@@ -486,6 +490,26 @@ fn very_many_errors_are_cut_and_counted() {
     assert_eq!(errors.len(), super::super::MAX_ERRORS + 1);
     let last = errors.last().unwrap().to_string();
     assert!(last.ends_with("and 500 more errors that are not shown"), "{last}");
+}
+
+#[test]
+fn a_check_by_way_of_its_service_knows_the_virtual_address_of_its_servers_family() {
+    let file = repository("tests/vectors/config/good/via-service.yaml");
+    let loaded = load("f", &fs::read_to_string(file).unwrap(), "host").unwrap();
+    let ways: Vec<Option<Way>> = (loaded.director.virtual_services.iter())
+        .flat_map(|service| &service.real_servers)
+        .map(|server| server.health_checks.first().and_then(|check| check.via.way()))
+        .collect();
+    let way = |vip: &str, server: &str, tunnel| {
+        Some(Way { vip: vip.parse().unwrap(), server: server.parse().unwrap(), tunnel })
+    };
+    let expected = [
+        way("192.0.2.1", "10.0.0.1", false),
+        way("192.0.2.1", "10.0.0.1", true),
+        way("2001:db8::f", "2001:db8::1", true),
+        None,
+    ];
+    assert_eq!(ways, expected);
 }
 
 fn admin_of_everything() -> Admin {

@@ -122,7 +122,32 @@ fn meant(raw: &HealthCheck, problems: &Problems) -> Option<model::HealthCheck> {
         port: raw.port.at().map(|at| at.value),
         starts_up: raw.starts_up.value_or(false),
         flap: raw.flap.at().and_then(|at| at.value.as_ref()).map(flap),
+        via: via(raw, problems)?,
     })
+}
+
+/// How probes get to the server. By way of a service is for what is asked over TCP or UDP.
+fn via(raw: &HealthCheck, problems: &Problems) -> Option<model::Via> {
+    if raw.via.is_absent() {
+        return Some(model::Via::Direct);
+    }
+    let At { value, place } = raw.via.at()?;
+    let refused = match raw.kind.at()?.value {
+        CheckType::Ping => Some("a ping has no connection that could be led there and back"),
+        CheckType::Exec => Some("a command opens its own sockets"),
+        CheckType::Tcp
+        | CheckType::Http
+        | CheckType::Https
+        | CheckType::Udp
+        | CheckType::Dns
+        | CheckType::Smtp
+        | CheckType::Grpc => None,
+    };
+    if let (model::Via::Service(_), Some(why)) = (value, refused) {
+        problems.error(place, format!("`via: service` is not for this type of check: {why}"));
+        return None;
+    }
+    Some(*value)
 }
 
 /// Notes keys that belong to other types of check.

@@ -144,6 +144,7 @@ impl Context<'_> {
             forwarding: forwarding?,
             tunnel: self.tunnel(raw, forwarding)?,
             on_failure: raw.on_failure.or(&defaults.on_failure).value_or(model::OnFailure::Remove),
+            reset_on_removal: self.reset_on_removal(raw, forwarding)?,
             real_servers: real_servers?,
             added_server: self.added_server(raw)?,
             quorum: life.quorum,
@@ -165,6 +166,28 @@ impl Context<'_> {
             );
             self.problems.warning(&raw.place.key("real_servers"), message);
         }
+    }
+
+    /// Only nat sees both ends of a connection.
+    fn reset_on_removal(
+        &self,
+        raw: &VirtualService,
+        forwarding: Option<ForwardingMethod>,
+    ) -> Option<bool> {
+        let nat = forwarding == Some(ForwardingMethod::Nat);
+        if raw.reset_on_removal.is_absent() {
+            // A default is for those services that can keep to it.
+            let usual = &self.file.default_service.reset_on_removal;
+            return Some(nat && usual.value_or(false));
+        }
+        let At { value, place } = raw.reset_on_removal.at()?;
+        if *value && !nat {
+            let message = "`reset_on_removal` is for nat: with dr and tunnel the real server answers \
+                           the client itself, so what it expects next is not known here";
+            self.problems.error(place, message);
+            return None;
+        }
+        Some(*value)
     }
 
     /// How tunnels are made: each key of the service's own, else of the defaults.
@@ -261,12 +284,14 @@ impl Context<'_> {
         let defaults = &self.file.default_server;
         let service_defaults = &self.file.default_service;
         let is_disabled = raw.disabled.or(&defaults.disabled).value_or(false);
-        let health_checks = self.checks.resolve(&[
+        let uses = [
             &raw.health_check,
             &service.health_check,
             &defaults.health_check,
             &service_defaults.health_check,
-        ]);
+        ];
+        let health_checks = self.checks.resolve(&uses);
+        let used = uses.iter().find_map(|used| used.place()).unwrap_or(&raw.place);
         if raw.address.is_absent() {
             self.problems.error(&raw.place.key("address"), "a real server needs an `address`");
         }
@@ -274,6 +299,7 @@ impl Context<'_> {
             self.judge_address(address, terms);
         }
         let port = raw.port.or(&defaults.port);
+        let health_checks = self.by_service((service, raw), (health_checks?, used), terms);
         self.judge_port(port, terms);
         Some(model::RealServer {
             address: raw.address.at()?.value,
@@ -282,6 +308,29 @@ impl Context<'_> {
             admin: if is_disabled { AdminState::Disabled } else { AdminState::Ready },
             health_checks: health_checks?,
         })
+    }
+
+    /// Completes checks that go by way of their service (`via: service`). `None` is a fault.
+    fn by_service(
+        &self,
+        (service, server): (&VirtualService, &RealServer),
+        (checks, used): (Vec<model::HealthCheck>, &Place),
+        terms: &Terms,
+    ) -> Option<Vec<model::HealthCheck>> {
+        if checks.iter().all(|check| check.via == model::Via::Direct) {
+            return Some(checks);
+        }
+        let (forwarding, address) = (terms.forwarding?, server.address.at()?.value);
+        let vips: Vec<IpAddr> =
+            service.listen.at()?.value.iter().map(|at| at.value.address).collect();
+        // A method is the service's; an address is the server's.
+        let place = if forwarding == ForwardingMethod::Nat { used } else { &server.place };
+        let complete = |check: model::HealthCheck| {
+            let via = check.via.for_server(&vips, forwarding, address);
+            let via = via.map_err(|message| self.problems.error(place, message)).ok()?;
+            Some(model::HealthCheck { via, ..check })
+        };
+        checks.into_iter().map(complete).collect()
     }
 
     /// What a server gets that is added at run time: what one would that only has an address here.

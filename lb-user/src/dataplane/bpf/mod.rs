@@ -19,6 +19,7 @@ mod rerun;
 mod sandbox;
 pub mod sys;
 mod tables;
+mod via;
 mod yielding;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ pub use rerun::{Detours, Rerun, Verdict};
 pub use sandbox::{Flow, Known, Member, Outcome, Sandbox};
 pub(crate) use tables::add;
 pub use tables::{ConnTables, Tables};
+pub use via::ViaService;
 
 /// The system's error number behind an error, if there is one.
 fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {

@@ -3,35 +3,43 @@
 //! Must not know: what is said over the connection, deadlines.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::health::probe::deadline::Deadline;
+use crate::health::probe::line::Line;
 use crate::health::probe::outcome;
 use crate::health::report::{CheckStatus, ProbeResult};
 
-/// Connects to `address`. The connection is bound to nothing: the kernel chooses the source.
-pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, ProbeResult> {
-    TcpStream::connect(address).await.map_err(|error| failed(&error))
+/// Connects over `line`. The connection is bound to no address: the kernel chooses the source.
+pub(super) async fn connect(line: &Line) -> Result<TcpStream, ProbeResult> {
+    let mut tries = MAX_TRIES;
+    loop {
+        tries -= 1;
+        let error = match line.tcp_socket() {
+            Ok(socket) => match socket.connect(line.address).await {
+                Ok(stream) => return Ok(stream),
+                // The line chose a port with which this server was asked a moment ago.
+                Err(error) if tries > 0 && error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {
+                    continue;
+                }
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        return Err(failed(&error));
+    }
 }
 
 /// The same by a deadline.
-pub(super) async fn connect_by(
-    address: SocketAddr,
-    deadline: Deadline,
-) -> Result<TcpStream, ProbeResult> {
-    deadline.within(CheckStatus::L4Timeout, "no answer", connect(address)).await?
+pub(super) async fn connect_by(line: &Line, deadline: Deadline) -> Result<TcpStream, ProbeResult> {
+    deadline.within(CheckStatus::L4Timeout, "no answer", connect(line)).await?
 }
 
-/// A UDP socket to `address` alone: only its answers and ICMP errors about it come in.
-pub(super) async fn udp(address: SocketAddr) -> io::Result<UdpSocket> {
-    let any = match address {
-        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-    };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(address).await?;
+/// A UDP socket over `line` alone: only its answers and ICMP errors about it come in.
+pub(super) async fn udp(line: &Line) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::from_std(line.udp_socket()?.into())?;
+    socket.connect(line.address).await?;
     Ok(socket)
 }
 
@@ -40,6 +48,9 @@ pub(super) fn failed(error: &io::Error) -> ProbeResult {
     let (status, detail) = classify(error);
     outcome(status, detail)
 }
+
+/// Ports that are tried.
+const MAX_TRIES: usize = 8;
 
 /// Tells a fault of the server or the way to it from a lack on this host.
 pub(super) fn classify(error: &io::Error) -> (CheckStatus, String) {

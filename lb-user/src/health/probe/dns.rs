@@ -6,7 +6,6 @@
 //!
 //! Must not know: thresholds, states, weights, who asked.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Header, Message, MessageType, Query, ResponseCode};
@@ -15,16 +14,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::health::probe::connect::{connect_by, failed, udp};
 use crate::health::probe::deadline::Deadline;
+use crate::health::probe::line::Line;
 use crate::health::probe::outcome;
 use crate::health::report::{CheckStatus, ProbeResult};
 use crate::model::DnsCheck;
 
 /// Asks `address` within `timeout`.
-pub(super) async fn dns(address: SocketAddr, check: &DnsCheck, timeout: Duration) -> ProbeResult {
+pub(super) async fn dns(line: &Line, check: &DnsCheck, timeout: Duration) -> ProbeResult {
     let started = Instant::now();
     let question = Question::new(check);
     let result = match question.message.to_vec() {
-        Ok(bytes) => question.ask(address, &bytes, Deadline::after(timeout)).await,
+        Ok(bytes) => question.ask(line, &bytes, Deadline::after(timeout)).await,
         Err(error) => Err(outcome(CheckStatus::SocketError, error.to_string())),
     };
     let result = result.unwrap_or_else(|result| result);
@@ -59,13 +59,13 @@ impl Question {
 
     async fn ask(
         &self,
-        address: SocketAddr,
+        line: &Line,
         bytes: &[u8],
         deadline: Deadline,
     ) -> Result<ProbeResult, ProbeResult> {
         let mut passed_over = None;
         let asked = async {
-            let socket = udp(address).await?;
+            let socket = udp(line).await?;
             socket.send(bytes).await?;
             let mut buffer = [0; LONGEST];
             loop {
@@ -86,7 +86,7 @@ impl Question {
         });
         match asked?.map_err(|error| failed(&error))? {
             Some(result) => Ok(result),
-            None => self.ask_over_tcp(address, bytes, deadline).await.map_err(|result| {
+            None => self.ask_over_tcp(line, bytes, deadline).await.map_err(|result| {
                 let detail = format!("over TCP, since the answer was truncated: {}", result.detail);
                 ProbeResult { detail, ..result }
             }),
@@ -95,11 +95,11 @@ impl Question {
 
     async fn ask_over_tcp(
         &self,
-        address: SocketAddr,
+        line: &Line,
         bytes: &[u8],
         deadline: Deadline,
     ) -> Result<ProbeResult, ProbeResult> {
-        let mut stream = connect_by(address, deadline).await?;
+        let mut stream = connect_by(line, deadline).await?;
         let asked = async {
             let length = u16::try_from(bytes.len()).unwrap_or(u16::MAX);
             stream.write_all(&[&length.to_be_bytes(), bytes].concat()).await?;
@@ -258,7 +258,7 @@ mod tests {
             let length = u16::try_from(answer.len()).expect("short").to_be_bytes();
             stream.write_all(&[&length[..], &answer].concat()).expect("sent");
         });
-        block_on(dns(address, &check(), LONG))
+        block_on(dns(&Line::direct(address), &check(), LONG))
     }
 
     #[test]
@@ -276,7 +276,7 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
         let address = socket.local_addr().expect("its address");
         let short = Duration::from_millis(100);
-        let result = block_on(dns(address, &check(), short));
+        let result = block_on(dns(&Line::direct(address), &check(), short));
         assert_eq!(result.status.name(), "L7TOUT", "{result:?}");
         assert_eq!(result.detail, "no answer within 100ms");
         // Sends every question back under another id.
@@ -288,7 +288,7 @@ mod tests {
                 socket.send_to(&buffer[..length], from).expect("sent");
             }
         });
-        let result = block_on(dns(address, &check(), short));
+        let result = block_on(dns(&Line::direct(address), &check(), short));
         assert_eq!(result.status.name(), "L7TOUT", "{result:?}");
         assert_eq!(result.detail, "no answer within 100ms; what came has another id");
     }

@@ -20,26 +20,33 @@ use hyper::body::Bytes;
 
 use crate::health::probe::connect::connect_by;
 use crate::health::probe::deadline::Deadline;
+use crate::health::probe::line::Line;
 use crate::health::probe::{AGENT, outcome};
 use crate::health::report::{CheckStatus, ProbeResult};
 use crate::model::GrpcCheck;
 
 /// Asks `address` within `timeout`.
-pub(super) async fn grpc(address: SocketAddr, check: &GrpcCheck, timeout: Duration) -> ProbeResult {
+pub(super) async fn grpc(
+    line: &Line,
+    named: SocketAddr,
+    check: &GrpcCheck,
+    timeout: Duration,
+) -> ProbeResult {
     let (started, deadline) = (Instant::now(), Deadline::after(timeout));
-    let asked = ask(address, check, timeout, deadline).await;
+    let asked = ask(line, named, check, timeout, deadline).await;
     let result = asked.unwrap_or_else(|result| result);
     ProbeResult { duration: started.elapsed(), ..result }
 }
 
 async fn ask(
-    address: SocketAddr,
+    line: &Line,
+    named: SocketAddr,
     check: &GrpcCheck,
     timeout: Duration,
     deadline: Deadline,
 ) -> Result<ProbeResult, ProbeResult> {
-    let stream = connect_by(address, deadline).await?;
-    let request = request(address, timeout)
+    let stream = connect_by(line, deadline).await?;
+    let request = request(named, timeout)
         .map_err(|error| outcome(CheckStatus::SocketError, error.to_string()))?;
     let exchange = async {
         let mut builder = h2::client::Builder::new();
@@ -407,7 +414,7 @@ mod tests {
                 let _ = stream.write_all(says.as_bytes());
             });
             let check = GrpcCheck { service: String::new() };
-            let result = block_on(grpc(address, &check, LONG));
+            let result = block_on(grpc(&Line::direct(address), address, &check, LONG));
             assert_eq!(result.status.name(), "L7RSP", "{says:?}: {result:?}");
         }
     }
@@ -417,7 +424,12 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
         let short = Duration::from_millis(100);
-        let result = block_on(grpc(address, &GrpcCheck { service: String::new() }, short));
+        let result = block_on(grpc(
+            &Line::direct(address),
+            address,
+            &GrpcCheck { service: String::new() },
+            short,
+        ));
         assert_eq!(result.detail, "connected, but no answer within 100ms");
         assert_eq!(result.status.name(), "L7TOUT");
     }

@@ -28,6 +28,7 @@ use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::health::probe::connect::connect;
+use crate::health::probe::line::Line;
 use crate::health::probe::tls::{Tls, Trust};
 use crate::health::probe::{AGENT, outcome};
 use crate::health::report::{CheckStatus, ProbeResult};
@@ -42,7 +43,6 @@ const MAX_DIGESTED: usize = 1 << 20;
 /// Asks one target, again and again.
 #[derive(Debug)]
 pub(super) struct HttpProbe {
-    address: SocketAddr,
     check: Arc<HttpCheck>,
     headers: HeaderMap,
     tls: Option<Tls>,
@@ -82,7 +82,8 @@ impl Progress {
 }
 
 impl HttpProbe {
-    /// Prepares what every request has in common.
+    /// Prepares what every request has in common. `address` is what is asked for, where the check
+    /// names no host.
     pub(super) fn new(address: SocketAddr, check: &Arc<HttpCheck>) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, check.host.clone().unwrap_or_else(|| own_host(address, check)));
@@ -102,19 +103,19 @@ impl HttpProbe {
             headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
         let tls = check.tls.as_ref().map(|tls| Tls::new(address.ip(), tls));
-        Self { address, check: Arc::clone(check), headers, tls }
+        Self { check: Arc::clone(check), headers, tls }
     }
 
     /// Asks once.
-    pub(super) async fn probe(&self, timeout: Duration, trust: &Trust) -> ProbeResult {
+    pub(super) async fn probe(&self, line: &Line, timeout: Duration, trust: &Trust) -> ProbeResult {
         let started = Instant::now();
         let progress = Progress::default();
-        let asked = tokio::time::timeout(timeout, self.ask(trust, &progress)).await;
+        let asked = tokio::time::timeout(timeout, self.ask(line, trust, &progress)).await;
         let result = asked.unwrap_or_else(|_elapsed| progress.timed_out(timeout));
         ProbeResult { duration: started.elapsed(), code: progress.code(), ..result }
     }
 
-    async fn ask(&self, trust: &Trust, progress: &Progress) -> ProbeResult {
+    async fn ask(&self, line: &Line, trust: &Trust, progress: &Progress) -> ProbeResult {
         let tls = match &self.tls {
             // What this host has to read for it must not look like a slow server.
             Some(tls) => match tls.connector(trust).await {
@@ -123,7 +124,7 @@ impl HttpProbe {
             },
             None => None,
         };
-        let stream = match connect(self.address).await {
+        let stream = match connect(line).await {
             Ok(stream) => stream,
             Err(result) => return result,
         };

@@ -13,6 +13,7 @@ mod exec;
 mod grpc;
 mod http;
 mod insecure;
+mod line;
 mod ping;
 mod smtp;
 mod tcp;
@@ -27,9 +28,11 @@ use tokio::sync::Semaphore;
 
 use crate::health::probe::exec::ExecProbe;
 use crate::health::probe::http::HttpProbe;
+use crate::health::probe::line::Line;
 use crate::health::probe::ping::Pinger;
 use crate::health::probe::tls::Trust;
 use crate::health::report::{CheckStatus, ProbeResult, Target};
+use crate::health::ways::Ways;
 use crate::model::{CheckKind, DnsCheck, GrpcCheck, SmtpCheck, UdpCheck};
 
 /// What all probes of a process share.
@@ -39,6 +42,7 @@ pub struct Kit {
     trust: Trust,
     connections: Semaphore,
     processes: Semaphore,
+    ways: Ways,
 }
 
 impl Kit {
@@ -49,7 +53,13 @@ impl Kit {
             trust: Trust::new(),
             connections: Semaphore::new(connections_of(open_files())),
             processes: Semaphore::new(MAX_PROCESSES),
+            ways: Ways::default(),
         }
+    }
+
+    /// The ways of probes that go by their service.
+    pub fn ways(&self) -> &Ways {
+        &self.ways
     }
 
     /// Reads the system's trusted certificates anew before they are next used.
@@ -86,7 +96,9 @@ impl Prober {
         let how = match &target.check.kind {
             CheckKind::Ping => How::Ping,
             CheckKind::Tcp => How::Tcp,
-            CheckKind::Http(check) => How::Http(Box::new(HttpProbe::new(address, check))),
+            CheckKind::Http(check) => {
+                How::Http(Box::new(HttpProbe::new(Line::named(&target), check)))
+            }
             CheckKind::Udp(check) => How::Udp(Arc::clone(check)),
             CheckKind::Dns(check) => How::Dns(Arc::clone(check)),
             CheckKind::Smtp(check) => How::Smtp(Arc::clone(check)),
@@ -108,13 +120,20 @@ impl Prober {
         let Ok(_permit) = room.acquire().await else {
             return outcome(CheckStatus::SocketError, "the daemon is stopping");
         };
+        let line = match Line::of(&self.target, &self.kit.ways) {
+            Ok(line) => line,
+            Err(result) => return result,
+        };
         match &self.how {
-            How::Ping | How::Tcp => tcp::tcp(address, timeout).await,
-            How::Http(http) => http.probe(timeout, &self.kit.trust).await,
-            How::Udp(check) => udp::udp(address, check, timeout).await,
-            How::Dns(check) => dns::dns(address, check, timeout).await,
-            How::Smtp(check) => smtp::smtp(address, check, timeout).await,
-            How::Grpc(check) => grpc::grpc(address, check, timeout).await,
+            How::Ping | How::Tcp => tcp::tcp(&line, timeout).await,
+            How::Http(http) => http.probe(&line, timeout, &self.kit.trust).await,
+            How::Udp(check) => udp::udp(&line, check, timeout).await,
+            How::Dns(check) => dns::dns(&line, check, timeout).await,
+            How::Smtp(check) => smtp::smtp(&line, check, timeout).await,
+            How::Grpc(check) => {
+                let named = Line::named(&self.target);
+                grpc::grpc(&line, named, check, timeout).await
+            }
             How::Exec(command) => command.probe().await,
         }
     }

@@ -7,7 +7,7 @@
 //! Must not know: thresholds, states, weights, who asked.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,14 +15,15 @@ use tokio::net::TcpStream;
 
 use crate::health::probe::connect::connect_by;
 use crate::health::probe::deadline::Deadline;
+use crate::health::probe::line::Line;
 use crate::health::probe::outcome;
 use crate::health::report::{CheckStatus, ProbeResult};
 use crate::model::SmtpCheck;
 
 /// Asks `address` within `timeout`.
-pub(super) async fn smtp(address: SocketAddr, check: &SmtpCheck, timeout: Duration) -> ProbeResult {
+pub(super) async fn smtp(line: &Line, check: &SmtpCheck, timeout: Duration) -> ProbeResult {
     let (started, deadline) = (Instant::now(), Deadline::after(timeout));
-    let stream = match connect_by(address, deadline).await {
+    let stream = match connect_by(line, deadline).await {
         Ok(stream) => stream,
         Err(result) => return ProbeResult { duration: started.elapsed(), ..result },
     };
@@ -223,7 +224,7 @@ mod tests {
             asked
         });
         let check = SmtpCheck { helo: Some("lb.test".to_owned()) };
-        let result = block_on(smtp(address, &check, LONG));
+        let result = block_on(smtp(&Line::direct(address), &check, LONG));
         (result, server.join().expect("it ended"))
     }
 
@@ -268,7 +269,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
         let short = Duration::from_millis(100);
-        let result = block_on(smtp(address, &SmtpCheck { helo: None }, short));
+        let result = block_on(smtp(&Line::direct(address), &SmtpCheck { helo: None }, short));
         assert_eq!(result.status.name(), "L7TOUT");
         assert_eq!(result.detail, "connected, but no greeting within 100ms");
         assert!(result.duration >= short && result.code.is_none(), "{result:?}");

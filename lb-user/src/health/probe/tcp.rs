@@ -5,18 +5,18 @@
 //!
 //! Must not know: thresholds, states, weights, who asked.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::health::probe::connect::connect_by;
 use crate::health::probe::deadline::Deadline;
+use crate::health::probe::line::Line;
 use crate::health::probe::outcome;
 use crate::health::report::{CheckStatus, ProbeResult};
 
-/// Connects to `address` within `timeout`.
-pub(super) async fn tcp(address: SocketAddr, timeout: Duration) -> ProbeResult {
+/// Connects over `line` within `timeout`.
+pub(super) async fn tcp(line: &Line, timeout: Duration) -> ProbeResult {
     let started = Instant::now();
-    let result = match connect_by(address, Deadline::after(timeout)).await {
+    let result = match connect_by(line, Deadline::after(timeout)).await {
         Ok(_closed_by_drop) => outcome(CheckStatus::L4Ok, String::new()),
         Err(result) => result,
     };
@@ -34,7 +34,7 @@ mod tests {
     fn a_listening_server_is_l4ok() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
-        let result = block_on(tcp(address, Duration::from_secs(5)));
+        let result = block_on(tcp(&Line::direct(address), Duration::from_secs(5)));
         assert_eq!(result.status, CheckStatus::L4Ok, "{result:?}");
     }
 
@@ -43,7 +43,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("its address");
         drop(listener);
-        let result = block_on(tcp(address, Duration::from_secs(5)));
+        let result = block_on(tcp(&Line::direct(address), Duration::from_secs(5)));
         assert_eq!(result.status, CheckStatus::L4Con);
         assert!(result.detail.contains("refused"), "{result:?}");
     }
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn a_deadline_of_zero_is_l4tout() {
         let address = "192.0.2.1:80".parse().expect("an address");
-        let result = block_on(tcp(address, Duration::ZERO));
+        let result = block_on(tcp(&Line::direct(address), Duration::ZERO));
         assert!(matches!(result.status, CheckStatus::L4Timeout | CheckStatus::L4Con), "{result:?}");
     }
 }

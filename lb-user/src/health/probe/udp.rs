@@ -8,18 +8,18 @@
 //! Must not know: thresholds, states, weights, who asked.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::health::probe::connect::{failed, udp as open};
+use crate::health::probe::line::Line;
 use crate::health::probe::outcome;
 use crate::health::report::{CheckStatus, ProbeResult};
 use crate::model::{UdpCheck, hex};
 
 /// Asks `address` within `timeout`.
-pub(super) async fn udp(address: SocketAddr, check: &UdpCheck, timeout: Duration) -> ProbeResult {
+pub(super) async fn udp(line: &Line, check: &UdpCheck, timeout: Duration) -> ProbeResult {
     let started = Instant::now();
-    let result = match tokio::time::timeout(timeout, ask(address, check)).await {
+    let result = match tokio::time::timeout(timeout, ask(line, check)).await {
         Ok(Ok(result)) => result,
         Ok(Err(error)) => failed(&error),
         Err(_elapsed) if check.reply.is_some() => {
@@ -33,8 +33,8 @@ pub(super) async fn udp(address: SocketAddr, check: &UdpCheck, timeout: Duration
     ProbeResult { duration: started.elapsed(), ..result }
 }
 
-async fn ask(address: SocketAddr, check: &UdpCheck) -> io::Result<ProbeResult> {
-    let socket = open(address).await?;
+async fn ask(line: &Line, check: &UdpCheck) -> io::Result<ProbeResult> {
+    let socket = open(line).await?;
     socket.send(&check.payload).await?;
     // What is longer is cut off: no pattern reaches further.
     let mut answer = [0; LONGEST];
@@ -75,6 +75,8 @@ const LONGEST_EXCERPT: usize = 32;
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use std::net::UdpSocket;
     use std::thread;
 
@@ -116,7 +118,7 @@ mod tests {
             (Some("676e697000"), "L7RSP", "ends at byte 4 (4 bytes)"),
         ] {
             let (address, _socket) = server(true);
-            let result = block_on(udp(address, &check(reply), LONG));
+            let result = block_on(udp(&Line::direct(address), &check(reply), LONG));
             assert_eq!(result.status.name(), status, "{result:?}");
             assert!(result.detail.contains(part), "{result:?}");
         }
@@ -127,7 +129,7 @@ mod tests {
         let short = Duration::from_millis(50);
         for (reply, status) in [(None, "L4OK"), (Some("67"), "L7TOUT")] {
             let (address, _socket) = server(false);
-            let result = block_on(udp(address, &check(reply), short));
+            let result = block_on(udp(&Line::direct(address), &check(reply), short));
             assert_eq!(result.status.name(), status, "{result:?}");
             assert!(result.duration >= short, "{result:?}");
         }
@@ -137,11 +139,12 @@ mod tests {
     fn a_closed_port_is_l4con() {
         let (address, socket) = server(true);
         // Frees the port: the thread's clone goes with its answer.
-        block_on(udp(address, &check(None), LONG));
+        block_on(udp(&Line::direct(address), &check(None), LONG));
         drop(socket);
         let ended = Instant::now() + LONG;
         let refused = loop {
-            let result = block_on(udp(address, &check(None), Duration::from_secs(1)));
+            let result =
+                block_on(udp(&Line::direct(address), &check(None), Duration::from_secs(1)));
             if result.status == CheckStatus::L4Con || Instant::now() > ended {
                 break result;
             }

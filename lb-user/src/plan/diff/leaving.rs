@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use lb_common::service::RealServer;
+use lb_common::service::{RS_EXPIRED, RS_RESET, RealServer};
 
 use super::super::op::MapOp;
 use super::super::{Cached, next_generation};
@@ -33,7 +33,21 @@ impl Draft<'_> {
         let servers = &self.planner.installed.real_servers;
         let named = left.iter().filter_map(|index| Some((*index, identity(servers.get(index)?))));
         self.changes.servers_left.extend(named);
+        left.into_iter().for_each(|index| self.reset(index));
         leaving
+    }
+
+    /// A server whose connections are to be reset keeps none when it leaves.
+    fn reset(&mut self, index: u32) {
+        let Some(old) = self.planner.installed.real_servers.get(&index) else {
+            return;
+        };
+        if old.flags & (RS_RESET | RS_EXPIRED) != RS_RESET {
+            return;
+        }
+        let generation = next_generation(old.generation);
+        let value = RealServer { generation, flags: old.flags | RS_EXPIRED, ..*old };
+        self.phases.expired.push(MapOp::SetRealServer { index, value });
     }
 
     /// Gives back the elements that left before this plan and have no connections.
@@ -70,6 +84,15 @@ impl Draft<'_> {
                 continue;
             };
             if !leaving.contains(index) {
+                continue;
+            }
+            // One that is expired by this plan is written once, with its hop.
+            let expired = self.phases.expired.iter_mut().find_map(|op| match op {
+                MapOp::SetRealServer { index: of, value } if of == index => Some(value),
+                _ => None,
+            });
+            if let Some(value) = expired {
+                *value = with_hop(*value, *hop, path);
                 continue;
             }
             let value = with_hop(*old, *hop, path);

@@ -9,7 +9,8 @@ use lb_common::conn::{ConnKey, ConnKey4, ConnKey6};
 use lb_common::hash;
 use lb_common::pod::{mapped, unmapped};
 use lb_common::service::{
-    GENERATION_MASK, METHOD_NAT, METHOD_TUNNEL, RS_EXPIRED, RS_MSS_CLAMP, RS_VALID, Region,
+    GENERATION_MASK, METHOD_NAT, METHOD_TUNNEL, RS_EXPIRED, RS_MSS_CLAMP, RS_RESET, RS_VALID,
+    Region,
 };
 
 use super::*;
@@ -234,4 +235,5 @@ fn is_path(element: &RealServer, service: &WantedService, server: &WantedServer)
     element.mtu == mtu as u16
         && element.tunnel_source == source
         && (element.flags & RS_MSS_CLAMP != 0) == (tunnel && service.mss_clamp)
+        && (element.flags & RS_RESET != 0) == (service.method == METHOD_NAT && service.reset)
 }

@@ -4,7 +4,7 @@
 
 use std::slice;
 
-use lb_common::service::{RS_EXPIRED, RS_MSS_CLAMP, RS_NEXT_HOP};
+use lb_common::service::{RS_EXPIRED, RS_MSS_CLAMP, RS_NEXT_HOP, RS_RESET};
 
 use super::*;
 
@@ -99,6 +99,28 @@ fn expiry_renews_the_generation_once_and_after_the_tables() {
     step(&mut planner, &[service(&[0], &[expired, server(2, 2)])], &[]);
     assert_eq!(element(&planner, 0).flags & RS_EXPIRED, RS_EXPIRED);
     assert_eq!(element(&planner, 0).generation, 3);
+}
+
+#[test]
+fn a_server_whose_connections_are_reset_is_expired_when_it_leaves() {
+    let (old, hop) = (server(1, 1), WantedServer { next_hop: Some(link(1)), ..server(1, 1) });
+    for (method, reset, generation, flags) in [
+        (METHOD_NAT, true, 2, RS_VALID | RS_NEXT_HOP | RS_RESET | RS_EXPIRED),
+        (METHOD_NAT, false, 1, RS_VALID | RS_NEXT_HOP),
+        (METHOD_DR, true, 1, RS_VALID | RS_NEXT_HOP),
+    ] {
+        let with =
+            |servers: &[WantedServer]| WantedService { method, reset, ..service(&[0], servers) };
+        let mut planner = installed(&[with(&[hop, server(2, 1)])]);
+        step(&mut planner, &[with(&[server(2, 1)])], &[]);
+        assert_eq!(planner.leaving(), &indices(&[0]));
+        let left = element(&planner, 0);
+        assert_eq!((left.generation, left.flags), (generation, flags), "{method} {reset}");
+        // It comes back, and its new connections are of its new life.
+        step(&mut planner, &[with(&[old, server(2, 1)])], &[]);
+        assert_eq!(element(&planner, 0).generation, generation);
+        assert_eq!(element(&planner, 0).flags & RS_EXPIRED, 0);
+    }
 }
 
 #[test]

@@ -64,7 +64,8 @@ fn probe_with(
     timeout: Duration,
     trust: &Trust,
 ) -> ProbeResult {
-    block_on(HttpProbe::new(address, &Arc::new(check)).probe(timeout, trust))
+    let probe = HttpProbe::new(address, &Arc::new(check));
+    block_on(probe.probe(&Line::direct(address), timeout, trust))
 }
 
 fn probe(address: SocketAddr, check: HttpCheck, timeout: Duration) -> ProbeResult {
