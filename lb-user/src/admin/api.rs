@@ -79,6 +79,11 @@ pub fn route(method: &Method, path: &str, query: Option<&str>) -> Result<Verb, A
     }
     let bad = |text: String| Answer::error(StatusCode::BAD_REQUEST, text);
     let parameters = parameters(query.unwrap_or("")).map_err(bad)?;
+    for (at, (key, _)) in parameters.iter().enumerate() {
+        if parameters[..at].iter().any(|(other, _)| other == key) {
+            return Err(bad(format!("{key:?} is given twice")));
+        }
+    }
     let unknown = |key: &str| bad(format!("{path} has no parameter {key:?}"));
     match name {
         "connections" => return connections(&parameters, unknown, bad),
@@ -432,6 +437,8 @@ mod tests {
         check("GET /api/v1/explain?http=x", Err((400, "no parameter")));
         check("POST /api/v1/explain", Err((405, "takes GET")));
         check("POST /api/v1/drain", Err((400, "say which")));
+        let twice = "POST /api/v1/drain?target=web/10.0.0.1:80&target=web/10.0.0.2:80";
+        check(twice, Err((400, "given twice")));
         check("GET /api/v1/drain?target=web/10.0.0.1:80", Err((405, "takes POST")));
         check("POST /api/v1/drain?target=web", Err((400, "is not SERVICE")));
         check("POST /api/v1/drain?target=/10.0.0.1:80", Err((400, "is not SERVICE")));

@@ -67,6 +67,9 @@ fn real_server(server: &RealServer, number: usize, now: u64) -> Row {
     row.set("uweight", server.weight);
     row.set("act", 1);
     row.set("bck", 0);
+    if let Some(percent) = server.slow_start_percent {
+        row.set("throttle", percent);
+    }
     if let Some(check) = &server.check {
         row.set("check_status", &check.status);
         if let Some(code) = check.code {

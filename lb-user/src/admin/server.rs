@@ -25,6 +25,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use crate::admin::api::{self, Answer};
 use crate::admin::audit::{self, Who};
 use crate::admin::socket::{Socket, SocketError};
+use crate::admin::{http, operations};
 use crate::controller::request::{Refusal, RefusalKind, Reply, Request, Verb};
 use crate::watchdog::{self, Weight};
 
@@ -73,7 +74,7 @@ impl Server {
 
 async fn serve<E>(stream: UnixStream, requests: mpsc::Sender<E>)
 where
-    E: From<Request>,
+    E: From<Request> + Send + 'static,
 {
     let peer = stream.peer_cred().ok();
     let answered = Arc::new(Notify::new());
@@ -107,15 +108,15 @@ where
     }
 }
 
-async fn handle<E: From<Request>>(
+async fn handle<E: From<Request> + Send + 'static>(
     request: hyper::Request<Incoming>,
     requests: &mpsc::Sender<E>,
     peer: Option<UCred>,
 ) -> Answer {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, MAX_BODY).collect();
-    match tokio::time::timeout(CLIENT_TIMEOUT, body).await {
-        Ok(Ok(_no_verb_takes_a_body_yet)) => {}
+    let body = match tokio::time::timeout(CLIENT_TIMEOUT, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) => {
             let limit = error.downcast_ref::<http_body_util::LengthLimitError>().is_some();
             let status =
@@ -125,17 +126,53 @@ async fn handle<E: From<Request>>(
         Err(_elapsed) => {
             return Answer::error(StatusCode::REQUEST_TIMEOUT, "the request's body did not come");
         }
-    }
-    let verb = match api::route(&head.method, head.uri.path(), head.uri.query()) {
+    };
+    let path = head.uri.path();
+    let query = match asked_in(path, head.uri.query(), &body) {
+        Ok(query) => query,
+        Err(answer) => return answer,
+    };
+    let verb = match api::route(&head.method, path, query.as_deref()) {
         Ok(verb) => verb,
         Err(answer) => return answer,
     };
-    let Some(change) = audit::change(&verb) else {
-        return ask(verb, requests).await;
-    };
-    let answer = ask(verb, requests).await;
-    audit::told(&who(peer).await, &change, &answer);
-    answer
+    match audit::change(&verb) {
+        None => ask(verb, requests).await,
+        Some(said) => change(verb, said, who(peer), requests.clone()).await,
+    }
+}
+
+/// Has a change made and logged, also when whoever asked hangs up meanwhile.
+pub(super) async fn change<E: From<Request> + Send + 'static>(
+    verb: Verb,
+    said: String,
+    who: impl Future<Output = Who> + Send + 'static,
+    requests: mpsc::Sender<E>,
+) -> Answer {
+    let made = tokio::spawn(async move {
+        let answer = ask(verb, &requests).await;
+        audit::told(&who.await, &said, &answer);
+        answer
+    });
+    made.await.unwrap_or_else(|_| {
+        let text = "what became of it is in the daemon's log";
+        Answer::error(StatusCode::INTERNAL_SERVER_ERROR, text)
+    })
+}
+
+/// The query, with what the body of a change adds to it.
+fn asked_in(path: &str, query: Option<&str>, body: &[u8]) -> Result<Option<String>, Answer> {
+    if body.is_empty() {
+        return Ok(query.map(str::to_owned));
+    }
+    let operation = path.strip_prefix(api::PREFIX).and_then(operations::find);
+    match operation.filter(|operation| operation.changes) {
+        Some(operation) => http::body::query(operation, query, body).map(Some),
+        None => {
+            let text = format!("{path} takes no body");
+            Err(Answer::error(StatusCode::BAD_REQUEST, text))
+        }
+    }
 }
 
 /// The user behind a connection. The user database may be slow, or not there.

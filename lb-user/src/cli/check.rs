@@ -36,7 +36,7 @@ pub(super) fn check(arguments: &Check) -> anyhow::Result<()> {
             output::complain(&format!("warning: this host was not examined: {why}"));
         }
     }
-    tell_kept(&arguments.state, &loaded.director);
+    tell_kept(&arguments.state, &loaded.director)?;
     for fault in admin::examine(&loaded.director) {
         output::complain(&format!("warning: {fault}"));
     }
@@ -51,14 +51,13 @@ pub(super) fn check(arguments: &Check) -> anyhow::Result<()> {
 }
 
 /// What was changed with `--persist` and holds over the file.
-fn tell_kept(path: &Path, director: &Director) {
-    let kept = match state_file::read(path) {
-        Ok(kept) => Overrides { kept, ..Overrides::default() },
-        Err(error) => return output::complain(&format!("warning: {}", output::describe(&error))),
-    };
+fn tell_kept(path: &Path, director: &Director) -> anyhow::Result<()> {
+    let kept = Overrides { kept: state_file::read(path)?, ..Overrides::default() };
     let (_, ignored) = kept.apply(director);
+    let ignored = ignored.iter().map(ToString::to_string);
     let told = kept.describe().into_iter().chain(ignored);
     told.for_each(|line| output::complain(&format!("kept in {}: {line}", path.display())));
+    Ok(())
 }
 
 fn complain_of(loaded: &Loaded) {

@@ -5,10 +5,12 @@
 //! Must not know: what the controller does.
 
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::admin::{HttpPlane, Server};
 use crate::cli::args::Run;
@@ -45,10 +47,13 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
             systemd::watchdog();
         }
     })?;
-    to_the_end(runtime()?, async {
+    // Who logs in, and what pages cost, must not hold up probes and plans.
+    let web = Web::start()?;
+    let handle = web.handle.clone();
+    let result = to_the_end(runtime()?, async {
         watchdog::watch_runtime();
         let (events, queue) = mpsc::channel(controller::QUEUE);
-        let admin = Arc::new(HttpPlane::new(events.clone(), Handle::current())?);
+        let admin = Arc::new(HttpPlane::new(events.clone(), handle)?);
         if let Err(faults) = admin.stage(&director) {
             faults.iter().for_each(|fault| output::complain(fault));
             anyhow::bail!("{} cannot work on this host as it is", arguments.config.display());
@@ -73,7 +78,37 @@ pub(super) fn run(arguments: &Run) -> anyhow::Result<()> {
         // The socket's file goes with the server.
         let _aborted = serving.await;
         result
-    })
+    });
+    web.end();
+    result
+}
+
+/// A runtime on a thread of its own.
+struct Web {
+    handle: Handle,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Web {
+    fn start() -> anyhow::Result<Self> {
+        let runtime = runtime()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = thread::Builder::new().name("lb-admin-http".to_owned()).spawn(move || {
+            to_the_end(runtime, async {
+                // Told, or dropped: the end in either case.
+                let _told = stopped.await;
+            });
+        });
+        Ok(Self { handle, stop, thread: thread.context("start a thread for admin.http")? })
+    }
+
+    fn end(self) {
+        drop(self.stop);
+        // It has nothing to say.
+        let _ended = self.thread.join();
+    }
 }
 
 /// Runs `work`. Then a lookup in the user database, or whatever else hangs on a blocking thread,
@@ -97,9 +132,9 @@ mod tests {
     fn a_blocking_thread_that_hangs_does_not_hold_up_the_end() {
         let (release, released) = channel::<()>();
         let (ended, end) = channel();
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             let result = to_the_end(runtime().expect("a runtime"), async {
-                let (begun, begins) = tokio::sync::oneshot::channel();
+                let (begun, begins) = oneshot::channel();
                 tokio::task::spawn_blocking(move || {
                     let _ = begun.send(());
                     released.recv()

@@ -17,7 +17,7 @@ mod units;
 mod validate;
 mod yaml;
 
-pub use units::listen;
+pub use units::{address, listen};
 
 use crate::model;
 use problem::Problems;

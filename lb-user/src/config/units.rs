@@ -43,7 +43,7 @@ fn not_a_duration(text: &str) -> String {
 }
 
 /// An IP address that a service or a real server can have.
-pub(super) fn address(text: &str) -> Result<IpAddr, String> {
+pub fn address(text: &str) -> Result<IpAddr, String> {
     let Ok(address) = text.parse::<IpAddr>() else {
         return Err(not_an_address(text));
     };

@@ -16,7 +16,9 @@ use crate::speaker::protocol::Request as Say;
 /// # Errors
 /// One line when one of them cannot be opened.
 pub(super) fn prepare(logger: &Logger, loaded: Box<Loaded>) -> Result<Box<Loaded>, Vec<String>> {
-    logger.prepare(&loaded.director.log).map(|()| loaded).map_err(|error| vec![error])
+    let Loaded { director, .. } = &*loaded;
+    let prepared = logger.prepare(&director.log, &director.node);
+    prepared.map(|()| loaded).map_err(|error| vec![error])
 }
 
 impl Controller {

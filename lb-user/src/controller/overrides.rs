@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::config;
 use crate::model::{AdminState, Director, HealthCheck, RealServer, VirtualService};
 
 /// Which server is meant.
@@ -59,6 +60,22 @@ pub struct Override {
 /// What was changed of every server.
 pub type Layer = BTreeMap<ServerName, Override>;
 
+/// A change that does not fit the file any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ignored {
+    /// Of which server.
+    pub server: ServerName,
+    /// Why not.
+    pub why: String,
+}
+
+impl std::fmt::Display for Ignored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { server, why } = self;
+        write!(f, "{server}: what was changed at run time is ignored: {why}")
+    }
+}
+
 /// Everything that was changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -89,10 +106,8 @@ impl Overrides {
         }
         self.kept.retain(|server, change| {
             let written = service(file, &server.service).and_then(|s| find(s, server));
-            // A service that is not in the file now may come back.
-            let Some(written) = written else {
-                return change.present != Some(false) || service(file, &server.service).is_none();
-            };
+            // What is kept of one that has left may hold again; its removal says nothing more.
+            let Some(written) = written else { return change.present != Some(false) };
             change.admin = change.admin.filter(|admin| *admin != written.admin);
             change.weight = change.weight.filter(|weight| *weight != written.weight);
             change.present = change.present.filter(|present| !present);
@@ -100,16 +115,29 @@ impl Overrides {
         });
     }
 
-    /// The configuration in force, and a line for each change that no longer fits the file.
-    pub fn apply(&self, file: &Director) -> (Director, Vec<String>) {
+    /// The configuration in force, and what no longer fits the file.
+    pub fn apply(&self, file: &Director) -> (Director, Vec<Ignored>) {
         let mut director = file.clone();
         let mut ignored = Vec::new();
-        for layer in [&self.kept, &self.passing] {
-            for (server, change) in layer {
-                if let Err(why) = apply(&mut director, file, server, change) {
-                    ignored
-                        .push(format!("{server}: what was changed at run time is ignored: {why}"));
-                }
+        let mut ignore = |server: &ServerName, why: String| {
+            ignored.push(Ignored { server: server.clone(), why });
+        };
+        let layers = || self.kept.iter().chain(&self.passing);
+        // Who is there first, then how they are: what is kept holds for one that is added anew.
+        for (server, change) in layers() {
+            if let Some(present) = change.present
+                && let Err(why) = place(&mut director, file, server, present)
+            {
+                ignore(server, why);
+            }
+        }
+        for (server, change) in layers() {
+            let removed = |layer: &Layer| layer.get(server).and_then(|c| c.present) == Some(false);
+            if (change.admin, change.weight) == (None, None) || removed(&self.passing) {
+                continue;
+            }
+            if let Err(why) = set(&mut director, server, change) {
+                ignore(server, why);
             }
         }
         (director, ignored)
@@ -152,33 +180,42 @@ fn find<'a>(service: &'a VirtualService, server: &ServerName) -> Option<&'a Real
     service.real_servers.iter().find(is)
 }
 
-fn apply(
+fn service_mut<'a>(
+    director: &'a mut Director,
+    server: &ServerName,
+) -> Result<&'a mut VirtualService, String> {
+    let mut services = director.virtual_services.iter_mut();
+    let found = services.find(|service| service.name == server.service);
+    found.ok_or_else(|| "the file has no such service".to_owned())
+}
+
+/// Puts a server into its service, or takes it out.
+fn place(
     director: &mut Director,
     file: &Director,
     server: &ServerName,
-    change: &Override,
+    present: bool,
 ) -> Result<(), String> {
-    let services = &mut director.virtual_services;
-    let Some(service) = services.iter_mut().find(|service| service.name == server.service) else {
-        return Err("the file has no such service".to_owned());
-    };
+    let service = service_mut(director, server)?;
     let is = |rs: &RealServer| (rs.address, rs.port) == (server.address, server.port);
-    match change.present {
-        Some(false) => {
-            service.real_servers.retain(|rs| !is(rs));
-            return Ok(());
-        }
-        Some(true) if !service.real_servers.iter().any(is) => {
-            let written = self::service(file, &server.service).and_then(|s| find(s, server));
-            let added = match written {
-                Some(written) => written.clone(),
-                None => added(service, server)?,
-            };
-            service.real_servers.push(added);
-        }
-        Some(true) | None => {}
+    if !present {
+        service.real_servers.retain(|rs| !is(rs));
+    } else if !service.real_servers.iter().any(is) {
+        let written = self::service(file, &server.service).and_then(|s| find(s, server));
+        let added = match written {
+            Some(written) => written.clone(),
+            None => added(service, server, file)?,
+        };
+        service.real_servers.push(added);
     }
-    let Some(rs) = service.real_servers.iter_mut().find(|rs| is(rs)) else {
+    Ok(())
+}
+
+/// Gives a server that is there another weight or state.
+fn set(director: &mut Director, server: &ServerName, change: &Override) -> Result<(), String> {
+    let service = service_mut(director, server)?;
+    let is = |rs: &&mut RealServer| (rs.address, rs.port) == (server.address, server.port);
+    let Some(rs) = service.real_servers.iter_mut().find(is) else {
         return Err("the service has no such server".to_owned());
     };
     rs.admin = change.admin.unwrap_or(rs.admin);
@@ -187,13 +224,18 @@ fn apply(
 }
 
 /// A server as the file gives every one of the service, if it can serve it.
-fn added(service: &VirtualService, server: &ServerName) -> Result<RealServer, String> {
+fn added(
+    service: &VirtualService,
+    server: &ServerName,
+    file: &Director,
+) -> Result<RealServer, String> {
+    config::address(&server.address.to_string())?;
     if let Some(listen) = service.listen.first() {
         service.forwarding.fits_port(listen.port, server.port)?;
         service.forwarding.fits_family(listen.address.is_ipv4(), server.address)?;
     }
-    if service.listen.iter().any(|listen| listen.address == server.address) {
-        return Err("it is the service's own virtual address".to_owned());
+    if is_virtual(file, server.address) {
+        return Err("it is a virtual address: its packets would come back".to_owned());
     }
     if service.sorry_server.is_some_and(|s| (s.address, s.port) == (server.address, server.port)) {
         return Err("it is the service's sorry server".to_owned());
@@ -214,6 +256,15 @@ fn added(service: &VirtualService, server: &ServerName) -> Result<RealServer, St
     })
 }
 
+/// Whether an address is the director's own: of a service, of the data plane or of VRRP.
+fn is_virtual(file: &Director, address: IpAddr) -> bool {
+    let listens = file.virtual_services.iter().flat_map(|s| &s.listen).map(|l| l.address);
+    let fixed = file.dataplane.iter().flat_map(|plane| &plane.addresses).map(|a| a.address);
+    let moving = file.vrrp.instances.iter();
+    let moving = moving.flat_map(|i| i.addresses.iter().chain(&i.addresses_excluded));
+    listens.chain(fixed).chain(moving.map(|a| a.address)).any(|own| own == address)
+}
+
 fn words(change: &Override) -> String {
     let present = match change.present {
         Some(true) => Some("added".to_owned()),
@@ -228,7 +279,6 @@ fn words(change: &Override) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config;
 
     fn file(servers: &str) -> Director {
         let text = format!(
@@ -304,6 +354,33 @@ mod tests {
         let gone = ServerName { service: "dns".into(), ..server("10.0.0.1") };
         overrides.take(&gone, Action::Weight(1), true);
         assert_eq!(shown(&overrides, &file("{address: 10.0.0.1}")).matches("ignored").count(), 4);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_server_that_left_does_not_bar_its_return() {
+        let file = file("{address: 10.0.0.1}");
+        let mut overrides = Overrides::default();
+        overrides.take(&server("10.0.0.9"), Action::Weight(7), true);
+        overrides.take(&server("10.0.0.9"), Action::Add(None), false);
+        assert_eq!(shown(&overrides, &file), "1:1:ready 9:7:ready");
+        overrides.passing.clear();
+        assert_eq!(shown(&overrides, &file), "1:1:ready ignored");
+        overrides.take(&server("10.0.0.9"), Action::Remove, true);
+        overrides.tidy(&file);
+        assert_eq!(overrides, Overrides::default());
+    }
+
+    #[test]
+    fn nobody_is_added_that_the_file_could_not_have() {
+        for ip in ["127.0.0.1", "224.0.0.1", "192.0.2.1"] {
+            let mut overrides = Overrides::default();
+            overrides.take(&server(ip), Action::Add(None), false);
+            assert_eq!(
+                shown(&overrides, &file("{address: 10.0.0.1}")),
+                "1:1:ready ignored",
+                "{ip}"
+            );
+        }
     }
 
     #[test]

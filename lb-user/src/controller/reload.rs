@@ -22,7 +22,7 @@ use crate::controller::request::{Refusal, RefusalKind, Request};
 use crate::controller::routes::{self, Routes};
 use crate::controller::standing::{Lives, Standing};
 use crate::controller::steer::Keeping;
-use crate::controller::task::{Controller, seed};
+use crate::controller::task::{Controller, InForce, seed};
 use crate::controller::via::Via;
 use crate::controller::vrrp::Vrrp;
 use crate::controller::{Start, logs, systemd};
@@ -42,7 +42,7 @@ impl Controller {
         let overrides = Overrides { kept, ..Overrides::default() };
         let (director, ignored) = overrides.apply(&start.director);
         let file = std::mem::replace(&mut start.director, director);
-        start.warnings.extend(ignored);
+        start.warnings.extend(ignored.iter().map(ToString::to_string));
         let netlink = Netlink::open()?;
         let links = netlink.links().await?;
         let mut engine = match &start.director.dataplane {
@@ -74,6 +74,7 @@ impl Controller {
             step_at: None,
             waiting: Vec::new(),
             addressing: false,
+            address_again: false,
             reloading: false,
             stopping: None,
             is_ready: false,
@@ -159,6 +160,11 @@ impl Controller {
 
     /// Brings addresses in line with the configuration, in a task of its own.
     pub(super) fn begin_addresses(&mut self, plane: &Dataplane) {
+        if self.addressing {
+            // One after the other: each begins with what the one before it left.
+            self.address_again = true;
+            return;
+        }
         let (netlink, owned, events) =
             (self.netlink.clone(), self.addresses.clone(), self.events.clone());
         let (plane, links) = (plane.clone(), self.routes.links.clone());
@@ -174,6 +180,12 @@ impl Controller {
     pub(super) fn addressed(&mut self, (owned, result): AddressResult) {
         self.addressing = false;
         self.addresses = owned;
+        if std::mem::take(&mut self.address_again)
+            && self.stopping.is_none()
+            && let Some(plane) = self.start.director.dataplane.clone()
+        {
+            self.begin_addresses(&plane);
+        }
         if let Err(error) = result {
             tracing::error!("{error:#}");
             self.start.warnings.push(format!("{error:#}"));
@@ -183,10 +195,14 @@ impl Controller {
 
     /// Reads the file again on a blocking thread.
     pub(super) fn begin_reload(&mut self, request: Option<Request>) {
-        if self.reloading || self.stopping.is_some() {
-            self.reload_again |= self.reloading && request.is_none();
+        if self.reloading || self.stopping.is_some() || !self.is_ready {
+            self.reload_again |= self.stopping.is_none() && request.is_none();
             if let Some(request) = request {
-                let why = if self.reloading { "a reload is under way" } else { "stopping" };
+                let why = match (self.stopping.is_some(), self.is_ready) {
+                    (true, _) => "stopping",
+                    (false, true) => "a reload is under way",
+                    (false, false) => "starting: ask again",
+                };
                 request.answer(Err(Refusal::new(RefusalKind::Busy, why)));
             }
             return;
@@ -230,24 +246,62 @@ impl Controller {
         if std::mem::take(&mut self.reload_again) {
             self.begin_reload(None);
         }
-        systemd::ready("serving");
+        if self.is_ready {
+            systemd::ready("serving");
+        }
         let Some(errors) = refused else {
-            tracing::info!("configuration reloaded");
-            self.chronicle.add(EventKind::Config, "reload", "DONE", "");
             self.waiting.extend(request);
             return;
         };
         self.start.logger.forget();
-        self.reloads.end(false);
         for error in &errors {
             tracing::error!("reload refused: {error}");
         }
-        let first = errors.first().map_or("", String::as_str);
-        self.chronicle.add(EventKind::Config, "reload", "REFUSED", first);
+        self.reload_ended(Some(errors.first().map_or("", String::as_str)));
         if let Some(request) = request {
             let line = "the file is refused, the old configuration stays in force";
             request.answer(Err(Refusal::invalid_config(line, errors)));
         }
+    }
+
+    /// A file is in force, or was refused for a reason.
+    pub(super) fn reload_ended(&mut self, refused: Option<&str>) {
+        self.reloads.end(refused.is_none());
+        match refused {
+            None => {
+                tracing::info!("configuration reloaded");
+                self.chronicle.add(EventKind::Config, "reload", "DONE", "");
+            }
+            Some(why) => self.chronicle.add(EventKind::Config, "reload", "REFUSED", why),
+        }
+    }
+
+    /// The maps refused what was to be in force: everything is as before, and whoever asked is told.
+    pub(super) fn go_back(&mut self, previous: InForce, error: &anyhow::Error) {
+        if previous.is_reload {
+            self.reload_ended(Some(&format!("{error:#}")));
+            self.start.admin.roll_back();
+            for request in std::mem::take(&mut self.waiting) {
+                request.answer(Err(Refusal::new(RefusalKind::Failed, format!("{error:#}"))));
+            }
+        }
+        self.follow_log(&previous.director);
+        let refused = std::mem::replace(&mut self.start.director, previous.director);
+        self.file = previous.file;
+        self.overrides = previous.overrides;
+        self.start.warnings = previous.warnings;
+        if let Some(plane) = self.start.director.dataplane.clone()
+            && refused.dataplane.as_ref() != Some(&plane)
+        {
+            if let Some(engine) = &mut self.engine
+                && let Err(error) = engine.attach(&plane)
+            {
+                tracing::error!("{error:#}");
+            }
+            self.prepare_interfaces(&plane);
+            self.begin_addresses(&plane);
+        }
+        self.follow_director();
     }
 
     fn take_over(&mut self, loaded: config::Loaded) -> anyhow::Result<()> {
@@ -264,14 +318,16 @@ impl Controller {
             self.begin_addresses(new);
         }
         self.follow_log(&loaded.director);
-        self.start.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+        let told = loaded.warnings.iter().map(ToString::to_string).collect();
+        let warnings = std::mem::replace(&mut self.start.warnings, told);
         self.start.admin.commit();
-        let before = self.in_force(true);
+        let mut before = self.in_force(true);
+        before.warnings = warnings;
         self.overrides.passing.clear();
         let (director, ignored) = self.overrides.apply(&loaded.director);
         self.file = loaded.director;
         self.start.director = director;
-        self.start.warnings.extend(ignored);
+        self.start.warnings.extend(ignored.iter().map(ToString::to_string));
         self.previous.get_or_insert(before);
         self.follow_director();
         Ok(())

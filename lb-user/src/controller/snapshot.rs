@@ -49,6 +49,8 @@ impl Source<'_> {
         Ok(Service {
             name: service.name.clone(),
             up: stands.is_some_and(|stands| stands.has_quorum == Some(true)),
+            live_weight: stands.map_or(0, |stands| stands.live_weight),
+            sorry: stands.is_some_and(|stands| stands.is_sorry),
             traffic: self.service_traffic(service)?,
             real_servers,
         })

@@ -11,7 +11,7 @@
 //! Must not know: who is told how, maps, probes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::controller::checked::{Checked, Health as Known};
@@ -76,28 +76,40 @@ pub enum Transition {
     },
 }
 
-/// A real server went up or down by its checks.
+/// A real server went up or down by its checks, in whatever services and on whatever ports: one check
+/// decided it for all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerTransition {
-    /// Where it listens.
-    pub endpoint: SocketAddr,
+    /// Where it listens, each once.
+    pub endpoints: Vec<SocketAddr>,
     /// Whether it is up.
     pub up: bool,
     /// Known for the first time: only news when it is bad.
     pub first: bool,
     /// The services that have it, and its place in each.
     pub places: Vec<(usize, usize)>,
-    /// Numbers of its targets in [`Known`].
-    pub targets: Vec<usize>,
+    /// The number in [`Known`] of the target that decided it.
+    pub target: Option<usize>,
+}
+
+impl ServerTransition {
+    /// `address:port`, or the address alone when there are several ports.
+    pub fn name(&self) -> String {
+        match self.endpoints.as_slice() {
+            [endpoint] => endpoint.to_string(),
+            [endpoint, ..] => endpoint.ip().to_string(),
+            [] => String::new(),
+        }
+    }
 }
 
 /// What is remembered of services, by name.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Lives {
     services: HashMap<String, ServiceLife>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct ServiceLife {
     /// It was looked at before.
     is_known: bool,
@@ -124,6 +136,8 @@ struct Verdict {
     is_certain: bool,
     /// Nothing has been asked yet: its state is what an earlier run knew.
     is_assumed: bool,
+    /// It was asked several times, whatever came of it: a quorum does not wait for it any longer.
+    was_asked: bool,
 }
 
 impl Lives {
@@ -136,7 +150,8 @@ impl Lives {
     ) -> (Standing, Vec<Transition>) {
         self.forget_others(director);
         let mut standing = Standing::default();
-        let mut changed: BTreeMap<(SocketAddr, Vec<usize>), ServerTransition> = BTreeMap::new();
+        let mut changed: BTreeMap<(IpAddr, Option<usize>, bool), ServerTransition> =
+            BTreeMap::new();
         let mut quorums = Vec::new();
         for (at, service) in director.virtual_services.iter().enumerate() {
             let life = self.services.entry(service.name.clone()).or_default();
@@ -150,20 +165,27 @@ impl Lives {
                     ..ServerLife::default()
                 });
                 if let Some(first) = own.hear(&verdict) {
-                    let targets = known.ids(at, place).to_vec();
                     let up = own.told == Some(HealthState::Up);
-                    let transition =
-                        changed.entry((endpoint, targets.clone())).or_insert(ServerTransition {
-                            endpoint,
-                            up,
-                            first,
-                            places: Vec::new(),
-                            targets,
-                        });
+                    let target = decided(known, known.ids(at, place), up);
+                    let none = ServerTransition {
+                        endpoints: Vec::new(),
+                        up,
+                        first,
+                        places: Vec::new(),
+                        target,
+                    };
+                    let key = (server.address, target, up);
+                    let transition = changed.entry(key).or_insert(none);
+                    transition.first &= first;
+                    if !transition.endpoints.contains(&endpoint) {
+                        transition.endpoints.push(endpoint);
+                    }
                     transition.places.push((at, place));
                 }
                 let effective = effective(server, service.on_failure, verdict.health);
-                is_certain &= own.told.is_some() || effective.state == ServerState::Disabled;
+                is_certain &= own.told.is_some()
+                    || verdict.was_asked
+                    || effective.state == ServerState::Disabled;
                 servers.push((effective, own.ramp(service, &effective, now)));
             }
             life.is_known = true;
@@ -253,9 +275,19 @@ impl ServerLife {
     }
 }
 
+/// Of a server's targets in the state that it is in now, the one that got there last.
+fn decided(known: &Known, targets: &[usize], up: bool) -> Option<usize> {
+    let state = if up { HealthState::Up } else { HealthState::Down };
+    let in_it = targets.iter().filter_map(|id| {
+        let checked = known.get(*id).filter(|checked| checked.state == state)?;
+        Some((checked.observed.get().last_change, std::cmp::Reverse(*id)))
+    });
+    in_it.max().map(|(_, id)| id.0)
+}
+
 /// The health of a real server: up while all its checks are.
 fn verdict<'a>(checks: impl Iterator<Item = &'a Checked>) -> Verdict {
-    let mut verdict = Verdict { health: None, is_certain: true, is_assumed: true };
+    let mut verdict = Verdict { health: None, is_certain: true, is_assumed: true, was_asked: true };
     let mut is_known_down = false;
     for checked in checks {
         let seen = checked.observed.get();
@@ -273,6 +305,7 @@ fn verdict<'a>(checks: impl Iterator<Item = &'a Checked>) -> Verdict {
         is_known_down |= checked.state == HealthState::Down && is_down;
         verdict.is_certain &= checked.state == HealthState::Up || is_down;
         verdict.is_assumed &= seen.probes == 0;
+        verdict.was_asked &= seen.probes >= ENOUGH;
     }
     verdict.is_certain |= is_known_down;
     verdict
@@ -314,6 +347,8 @@ fn step(slow_start: Duration) -> Duration {
     (slow_start / STEPS).max(SHORTEST_STEP)
 }
 
+/// Results of a check, whatever they say, after which a quorum does not wait for it.
+const ENOUGH: u64 = 3;
 /// Slots that the weights of a service come to while one of its servers comes back slowly.
 const SLOTS: u64 = 4096;
 const LEAST_SCALE: u32 = 10;

@@ -75,10 +75,9 @@ impl Controller {
         self.overrides.take(&server, steer.action, steer.persist);
         self.overrides.tidy(&self.file);
         let (director, ignored) = self.overrides.apply(&self.file);
-        let name = format!("{server}: ");
-        if let Some(why) = ignored.iter().find(|line| line.starts_with(&name)) {
-            let text = why.replace("what was changed at run time is ignored: ", "");
+        if let Some(ignored) = ignored.into_iter().find(|ignored| ignored.server == server) {
             self.overrides = before.overrides;
+            let text = format!("{server}: {}", ignored.why);
             return Err(Refusal::new(RefusalKind::Invalid, text));
         }
         self.start.director = director;
@@ -95,6 +94,9 @@ impl Controller {
 
     /// The server that is meant; its port may be left out where there is no doubt.
     fn meant(&self, steer: &Steer) -> Result<ServerName, Refusal> {
+        if let Some(kept) = self.left_behind(steer) {
+            return Ok(kept);
+        }
         let director = &self.start.director;
         let services = &director.virtual_services;
         let Some(service) = services.iter().find(|service| service.name == steer.service) else {
@@ -135,6 +137,28 @@ impl Controller {
         }
     }
 
+    /// What is kept of a server that has left the file can only be removed.
+    fn left_behind(&self, steer: &Steer) -> Option<ServerName> {
+        if steer.action != Action::Remove || !steer.persist {
+            return None;
+        }
+        let services = &self.start.director.virtual_services;
+        let is_there = |name: &ServerName| {
+            let service = services.iter().find(|service| service.name == name.service);
+            service.is_some_and(|service| {
+                let servers = service.real_servers.iter();
+                servers.map(|rs| (rs.address, rs.port)).any(|rs| rs == (name.address, name.port))
+            })
+        };
+        let is_meant = |name: &&ServerName| {
+            name.service == steer.service
+                && name.address == steer.address
+                && steer.port.is_none_or(|port| port == name.port)
+                && !is_there(name)
+        };
+        self.overrides.kept.keys().find(is_meant).cloned()
+    }
+
     fn steered_document(&mut self, server: &ServerName) -> Reply {
         let mut document = Steered {
             target: server.to_string(),
@@ -169,6 +193,7 @@ impl Controller {
             director: self.start.director.clone(),
             file: self.file.clone(),
             overrides: self.overrides.clone(),
+            warnings: self.start.warnings.clone(),
             is_reload,
         }
     }

@@ -80,6 +80,8 @@ pub(super) struct Controller {
     pub(super) reloading: bool,
     /// Addresses are being changed.
     pub(super) addressing: bool,
+    /// They are to be changed once more.
+    pub(super) address_again: bool,
     pub(super) stopping: Option<Instant>,
     pub(super) is_ready: bool,
     /// The maps hold what the configuration asks for.
@@ -112,6 +114,8 @@ pub(super) struct InForce {
     pub(super) file: Director,
     /// What was changed at run time.
     pub(super) overrides: Overrides,
+    /// What deserved attention in it.
+    pub(super) warnings: Vec<String>,
     /// It was replaced by a reload.
     pub(super) is_reload: bool,
 }
@@ -230,8 +234,15 @@ impl Controller {
 
     /// Brings the maps in line, and answers those who waited for it.
     pub(super) fn plan(&mut self) {
-        self.judge();
+        // A configuration that is refused has changed nothing that somebody is to be told of.
+        let lives = self.previous.as_ref().map(|_| self.lives.clone());
+        let transitions = self.judge();
         let result = self.apply();
+        if let (Err(_), Some(lives)) = (&result, lives) {
+            self.lives = lives;
+        } else {
+            self.tell(transitions);
+        }
         match &result {
             Ok(count) => {
                 if *count > 0 {
@@ -239,7 +250,7 @@ impl Controller {
                 }
                 self.apply_error = None;
                 if self.previous.take().is_some_and(|previous| previous.is_reload) {
-                    self.reloads.end(true);
+                    self.reload_ended(None);
                 }
                 self.follow_destinations();
             }
@@ -263,6 +274,9 @@ impl Controller {
             self.is_ready = true;
             tracing::info!("ready");
             systemd::ready("serving");
+            if std::mem::take(&mut self.reload_again) {
+                self.begin_reload(None);
+            }
         }
     }
 
@@ -273,15 +287,7 @@ impl Controller {
         if !self.is_ready {
             self.fatal = Some(anyhow::anyhow!("{error:#}"));
         } else if let Some(previous) = self.previous.take() {
-            if previous.is_reload {
-                self.reloads.end(false);
-                self.start.admin.roll_back();
-            }
-            self.follow_log(&previous.director);
-            self.start.director = previous.director;
-            self.file = previous.file;
-            self.overrides = previous.overrides;
-            self.follow_director();
+            self.go_back(previous, error);
         }
     }
 

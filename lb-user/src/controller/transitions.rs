@@ -16,12 +16,17 @@ use crate::model::{Director, VirtualService};
 use crate::notify::{Kind, Notification, State};
 
 impl Controller {
-    /// Looks where everything stands, and tells of what has changed.
-    pub(super) fn judge(&mut self) {
+    /// Looks where everything stands; gives what somebody is to be told of.
+    pub(super) fn judge(&mut self) -> Vec<Transition> {
         let now = Instant::now();
         let (standing, transitions) = self.lives.judge(&self.start.director, &self.health, now);
         self.standing = standing;
         self.step_at = self.lives.next_step(&self.start.director, now);
+        transitions
+    }
+
+    /// Tells of what has changed.
+    pub(super) fn tell(&mut self, transitions: Vec<Transition>) {
         if self.stopping.is_some() {
             return;
         }
@@ -39,8 +44,7 @@ impl Controller {
         let director = &self.start.director;
         let names = names(director, changed);
         let (last, since) = self.reason(changed);
-        let shown: Vec<String> =
-            names.iter().map(|service| format!("{service}/{}", changed.endpoint)).collect();
+        let shown = shown(director, changed);
         let left: Vec<String> = changed
             .places
             .iter()
@@ -67,7 +71,7 @@ impl Controller {
             tracing::warn!(severity = "alert", "{line}");
         }
         let cause = last.map_or(String::new(), |last| why(&last));
-        let name = changed.endpoint.to_string();
+        let name = changed.name();
         self.chronicle.add(EventKind::RealServer, &shown.join(", "), word, &cause);
         if changed.up && changed.first {
             return;
@@ -98,7 +102,7 @@ impl Controller {
     fn reason(&self, changed: &ServerTransition) -> (Option<ProbeResult>, String) {
         let decided = if changed.up { HealthState::Up } else { HealthState::Down };
         let mut results = changed
-            .targets
+            .target
             .iter()
             .filter_map(|id| self.health.get(*id))
             .filter(|checked| checked.state == decided)
@@ -170,6 +174,16 @@ impl Controller {
 fn names(director: &Director, changed: &ServerTransition) -> Vec<String> {
     let services = changed.places.iter().filter_map(|(at, _)| director.virtual_services.get(*at));
     services.map(|service| service.name.clone()).collect()
+}
+
+/// `service/address:port` of each of them.
+fn shown(director: &Director, changed: &ServerTransition) -> Vec<String> {
+    let places = changed.places.iter().filter_map(|(at, place)| {
+        let service = director.virtual_services.get(*at)?;
+        let server = service.real_servers.get(*place)?;
+        Some(format!("{}/{}", service.name, SocketAddr::new(server.address, server.port)))
+    });
+    places.collect()
 }
 
 /// keepalived's line: bound and weight with the sign between them.

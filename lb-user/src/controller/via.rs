@@ -7,6 +7,7 @@
 //! Must not know: how packets are led, what a probe says.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
 use lb_common::via::MAX_WAYS;
 
@@ -24,9 +25,14 @@ pub(super) struct Via {
     indices: Indices,
     /// Loaded with the first way, and kept: answers to the last probes are still on their way.
     programs: Option<ViaService>,
+    /// When the kernel last refused them, and why.
+    refused: Option<(Instant, String)>,
     /// What was last told about a failure.
     told: Option<String>,
 }
+
+/// From one attempt to load the programs to the next.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which way has which index. One that is given back is the last to be given out again.
 #[derive(Debug, Default)]
@@ -141,7 +147,15 @@ impl Via {
 
     fn programs(&mut self) -> anyhow::Result<&mut ViaService> {
         if self.programs.is_none() {
-            self.programs = Some(ViaService::load()?);
+            if let Some((at, why)) = &self.refused
+                && at.elapsed() < PATIENCE
+            {
+                // Not once for each way: the kernel takes its time to say no.
+                anyhow::bail!("{why}");
+            }
+            let loaded = ViaService::load();
+            self.refused = loaded.as_ref().err().map(|why| (Instant::now(), format!("{why:#}")));
+            self.programs = Some(loaded?);
         }
         self.programs.as_mut().ok_or_else(|| anyhow::anyhow!("they were loaded"))
     }

@@ -2,7 +2,7 @@
 //!
 //! [`bpf`] is the only code that touches maps, and writes them only from `plan::MapOp`s. [`sweep`]
 //! walks the connection table and proposes what is over; the decision is the kernel program's. On its
-//! way [`resets`] makes idle ends of a removed server's connections send, so that they are told.
+//! way `resets` makes idle ends of a removed server's connections send, so that they are told.
 //! [`detour`] takes frames that the program cannot decide about yet and runs them again; which and
 //! when, [`fragments`] says; [`split`] makes fragments of what is too big. What would become of a
 //! packet is asked with a [`made_up`] frame in a [`bpf::Sandbox`].

@@ -22,10 +22,17 @@ use super::bpf::sys::FrameSocket;
 /// provokes it, may be lost.
 const PASSES: u32 = 3;
 
+/// Frames of one pass, so that the end of a busy server is no burst.
+const MAX_FRAMES: u32 = 20_000;
+
 /// What is being reset.
 pub(super) struct Resets {
     /// Opened with the first frame; `None` also when that failed.
     socket: Option<FrameSocket>,
+    /// It could not be opened in this pass.
+    is_closed: bool,
+    /// Frames of this pass.
+    sent: u32,
     /// Passes by index and generation of a removed server, those in which none of its entries was
     /// met left out.
     passes: BTreeMap<(u32, u16), u32>,
@@ -35,7 +42,13 @@ pub(super) struct Resets {
 impl Resets {
     /// Nothing is being reset.
     pub(super) fn new() -> Self {
-        Self { socket: None, passes: BTreeMap::new(), met: BTreeMap::new() }
+        Self {
+            socket: None,
+            is_closed: false,
+            sent: 0,
+            passes: BTreeMap::new(),
+            met: BTreeMap::new(),
+        }
     }
 
     /// Whether an entry of `server` is left alone in this pass because its ends are still being
@@ -50,7 +63,12 @@ impl Resets {
         if passed >= PASSES {
             return false;
         }
-        self.met.insert(life, passed + 1);
+        if self.sent >= MAX_FRAMES {
+            // The rest is for the next pass, and this one does not count.
+            self.met.insert(life, passed);
+            return true;
+        }
+        self.met.entry(life).or_insert(passed + 1);
         if !entry.is_told()
             && let Some((frame, ifindex)) = provoking(entry, server, passed)
         {
@@ -61,6 +79,7 @@ impl Resets {
 
     /// A pass is over.
     pub(super) fn passed(&mut self) {
+        (self.is_closed, self.sent) = (false, 0);
         let met = std::mem::take(&mut self.met);
         // A server all of whose entries were given up is forgotten once they are gone.
         self.passes.retain(|life, passed| met.contains_key(life) || *passed >= PASSES);
@@ -69,17 +88,19 @@ impl Resets {
 
     /// The server of this index has this generation now: lives before the last one are no more.
     pub(super) fn forget_before(&mut self, index: u32, generation: u16) {
-        let last = generation.wrapping_sub(1) & GENERATION_MASK;
+        let last = before(generation);
         self.passes.retain(|(of, life), _| *of != index || *life == last);
     }
 
     /// What is not sent is made up for by the next pass.
     fn send(&mut self, frame: &[u8], ifindex: u32) {
-        if self.socket.is_none() {
+        if self.socket.is_none() && !self.is_closed {
             self.socket = FrameSocket::open()
                 .inspect_err(|error| tracing::error!(%error, "connections are not reset"))
                 .ok();
+            self.is_closed = self.socket.is_none();
         }
+        self.sent += 1;
         if let Some(socket) = &self.socket
             && let Err(error) = socket.send(frame, ifindex)
         {
@@ -90,8 +111,15 @@ impl Resets {
 
 /// Whether an entry is of a life of its server that ended, and its ends are to be told.
 fn is_removed(word: Word, server: &RealServer) -> bool {
-    let last = server.generation.wrapping_sub(1) & GENERATION_MASK;
-    server.flags & RS_RESET != 0 && word.generation() == last
+    server.flags & RS_RESET != 0 && word.generation() == before(server.generation)
+}
+
+/// The generation before this one: none is 0.
+fn before(generation: u16) -> u16 {
+    match generation.wrapping_sub(1) & GENERATION_MASK {
+        0 => GENERATION_MASK,
+        before => before,
+    }
 }
 
 /// The frame that makes the end that sends on this entry answer, and its interface.

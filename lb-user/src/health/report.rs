@@ -217,9 +217,14 @@ impl Observed {
         })))
     }
 
-    /// Goes on counting from here.
-    pub(in crate::health) fn count_on(&self, tally: Tally) {
-        self.lock().tally = tally;
+    /// Goes on from what is known of the same target under other numbers.
+    pub(in crate::health) fn go_on(&self, known: Observation) {
+        let mut seen = self.lock();
+        seen.tally = known.tally;
+        seen.weight = known.weight;
+        seen.is_settled = known.is_settled;
+        seen.last_change = known.last_change;
+        seen.last = known.last;
     }
 
     /// The state.

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::health::fsm::{HealthEvent, HealthState, Machine};
 use crate::health::probe::{Kit, Prober};
-use crate::health::report::{Change, Observed, ProbeResult, Tally, Target};
+use crate::health::report::{Change, Observation, Observed, ProbeResult, Target};
 use crate::health::ways::Ways;
 
 /// A target that is to be probed from now on.
@@ -84,17 +84,20 @@ impl<E: From<Change> + Send + 'static> Runner<E> {
         for Wanted { target, assume } in wanted {
             let target = Arc::new(target);
             if keep.insert(Arc::clone(&target)) && !self.probes.contains_key(&target) {
-                let (state, tally) = self.known(&target).unzip();
-                added.push((target, state.or(assume), tally.unwrap_or_default()));
+                let known = self.known(&target);
+                added.push((target, assume, known));
             }
         }
         let before = self.probes.len();
         self.probes.retain(|target, _| keep.contains(target));
         changes.removed = before - self.probes.len();
         changes.added = added.len();
-        for (target, state, tally) in added {
+        for (target, assume, known) in added {
+            let state = known.as_ref().map(|known| known.state).or(assume);
             let probe = self.start(Arc::clone(&target), state);
-            probe.observed.count_on(tally);
+            if let Some(known) = known {
+                probe.observed.go_on(known);
+            }
             self.probes.insert(target, probe);
         }
         changes
@@ -120,14 +123,13 @@ impl<E: From<Change> + Send + 'static> Runner<E> {
         self.probes.get(target).map(|probe| probe.observed.clone())
     }
 
-    fn known(&self, wanted: &Target) -> Option<(HealthState, Tally)> {
+    fn known(&self, wanted: &Target) -> Option<Observation> {
         let asked = |target: &Target| (target.address, target.check.via);
         let same = |target: &Target| {
             asked(target) == asked(wanted) && target.check.kind == wanted.check.kind
         };
         let (_, probe) = self.probes.iter().find(|(target, _)| same(target))?;
-        let seen = probe.observed.get();
-        Some((seen.state, seen.tally))
+        Some(probe.observed.get())
     }
 
     fn start(&mut self, target: Arc<Target>, state: Option<HealthState>) -> Probe {
@@ -291,8 +293,9 @@ mod tests {
         let mut runner = Runner::new(sender, 1);
         let up = Wanted { target: fast(1), assume: Some(HealthState::Up) };
         runner.set_targets([up]);
-        let tally = Tally { changes: 4, ..Tally::default() };
-        runner.observed(&fast(1)).expect("it is probed").count_on(tally);
+        let mut known = runner.observed(&fast(1)).expect("it is probed").get();
+        known.tally.changes = 4;
+        runner.observed(&fast(1)).expect("it is probed").go_on(known);
         let mut slower = fast(1);
         slower.check.interval = Duration::from_secs(60);
         runner.set_targets([slower.clone().into()]);

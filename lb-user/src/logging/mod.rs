@@ -22,6 +22,7 @@ mod output;
 mod queue;
 mod sink;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,8 @@ struct State {
     sinks: Vec<Arc<Sink>>,
     /// Targets that were opened for a file which is not in force yet.
     prepared: Vec<Arc<Sink>>,
+    /// Lines that sinks lost which are no more, by their targets' names.
+    lost_before: BTreeMap<String, u64>,
 }
 
 /// Has what waits written, for a moment, when it is dropped: at the end of the process.
@@ -87,7 +90,8 @@ pub fn start(log: &Log, node: &str, tag: &'static str) -> anyhow::Result<(Logger
         Distribution { node: node.to_owned(), format: log.format, sinks: sinks.clone() };
     let (layer, distribution) = reload::Layer::new(distribution);
     tracing_subscriber::registry().with(level).with(layer).try_init()?;
-    let state = State { node: node.to_owned(), sinks, prepared: Vec::new() };
+    let state =
+        State { node: node.to_owned(), sinks, prepared: Vec::new(), lost_before: BTreeMap::new() };
     let state = Arc::new(Mutex::new(state));
     let logger = Logger { level: level_handle, distribution, state, tag };
     Ok((logger.clone(), Guard(logger)))
@@ -99,12 +103,13 @@ impl Logger {
     ///
     /// # Errors
     /// When one cannot be opened; then nothing has changed.
-    pub fn prepare(&self, log: &Log) -> Result<(), String> {
-        let (node, sinks) = {
+    pub fn prepare(&self, log: &Log, node: &str) -> Result<(), String> {
+        let sinks = {
             let state = self.state();
-            (state.node.clone(), state.sinks.clone())
+            // Another node writes other lines: nothing that is open now will do.
+            if state.node == node { state.sinks.clone() } else { Vec::new() }
         };
-        let prepared = open(log, &node, self.tag, &sinks)?;
+        let prepared = open(log, node, self.tag, &sinks)?;
         self.state().prepared = prepared;
         Ok(())
     }
@@ -120,8 +125,6 @@ impl Logger {
         let mut known = std::mem::take(&mut state.prepared);
         if state.node == node {
             known.extend(state.sinks.iter().cloned());
-        } else {
-            known.clear();
         }
         drop(state);
         let mut sinks = Vec::new();
@@ -134,6 +137,11 @@ impl Logger {
             }
         }
         let mut state = self.state();
+        for gone in std::mem::take(&mut state.sinks) {
+            if !sinks.iter().any(|sink| Arc::ptr_eq(sink, &gone)) {
+                *state.lost_before.entry(gone.name().to_owned()).or_default() += gone.lost();
+            }
+        }
         state.sinks.clone_from(&sinks);
         node.clone_into(&mut state.node);
         drop(state);
@@ -165,7 +173,13 @@ impl Logger {
 
     /// Lines that each target lost so far.
     pub fn lost(&self) -> Vec<(String, u64)> {
-        self.sinks().iter().map(|sink| (sink.name().to_owned(), sink.lost())).collect()
+        let state = self.state();
+        let all = |sink: &Arc<Sink>| {
+            // A target that was opened anew goes on counting.
+            let before = state.lost_before.get(sink.name()).copied().unwrap_or(0);
+            (sink.name().to_owned(), before + sink.lost())
+        };
+        state.sinks.iter().map(all).collect()
     }
 
     /// What is wrong with targets now.

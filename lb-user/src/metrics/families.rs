@@ -127,8 +127,22 @@ static FAMILIES: &[Family] = &[
         name: "lb_service_up",
         kind: Gauge,
         labels: &["service"],
-        help: "1 while a real server takes new connections.",
+        help: "1 while it has its quorum: by default, while a real server takes new connections.",
         samples: |s, out| of_services(s, out, |service| u64::from(service.up)),
+    },
+    Family {
+        name: "lb_service_live_weight",
+        kind: Gauge,
+        labels: &["service"],
+        help: "Weights of the real servers that could take new connections, added up.",
+        samples: |s, out| of_services(s, out, |service| service.live_weight),
+    },
+    Family {
+        name: "lb_service_sorry",
+        kind: Gauge,
+        labels: &["service"],
+        help: "1 while the sorry server gets the new connections.",
+        samples: |s, out| of_services(s, out, |service| u64::from(service.sorry)),
     },
     Family {
         name: "lb_service_connections_total",

@@ -214,8 +214,12 @@ impl Reloads {
 pub struct Service {
     /// Its name.
     pub name: String,
-    /// A real server takes new connections.
+    /// It has its quorum.
     pub up: bool,
+    /// Weights of the real servers that could take new connections.
+    pub live_weight: u64,
+    /// The sorry server gets the new connections.
+    pub sorry: bool,
     /// Over all real servers that it ever had.
     pub traffic: Traffic,
     /// In file order.

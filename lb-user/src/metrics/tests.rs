@@ -161,10 +161,19 @@ fn snapshot() -> Snapshot {
             vrrp_frames: vec![VrrpFrames { family: "ipv4", vrid: 51, count: 12 }],
         }),
         services: vec![
-            Service { name: "a".into(), up: false, traffic: traffic(10), real_servers: vec![] },
+            Service {
+                name: "a".into(),
+                up: false,
+                live_weight: 2,
+                sorry: true,
+                traffic: traffic(10),
+                real_servers: vec![],
+            },
             Service {
                 name: "quo\"te\\back\nline{é}".into(),
                 up: true,
+                live_weight: 5,
+                sorry: false,
                 traffic: traffic(u64::MAX - 4),
                 real_servers: vec![server("10.0.0.1:80", 20), server("[2001:db8::1]:80", 0)],
             },

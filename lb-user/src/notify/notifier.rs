@@ -161,6 +161,12 @@ impl Notifier {
     /// when those send none.
     pub fn set(&self, settings: Settings) {
         let mut state = self.shared.lock();
+        let same = (&state.settings.email, &state.settings.node, state.settings.command_timeout)
+            == (&settings.email, &settings.node, settings.command_timeout);
+        if same && settings.trusted.is_none() {
+            // A mail server that is away is not asked anew because something else changed.
+            return;
+        }
         if settings.email.is_none() {
             let lost = state.outbox.clear();
             state.counts.mails_dropped += lost as u64;
@@ -234,7 +240,12 @@ impl Shared {
 
 /// Has a mail sent.
 fn post(state: &mut State, mail: Mail) {
-    if let Some(lost) = state.outbox.post(mail) {
+    let lost = state.outbox.post(mail);
+    count_lost(state, lost);
+}
+
+fn count_lost(state: &mut State, lost: Option<Mail>) {
+    if let Some(lost) = lost {
         state.counts.mails_dropped += 1;
         tracing::error!(subject = lost.subject, "mail given up: {MAX_MAILS} wait");
     }
@@ -244,7 +255,9 @@ fn post(state: &mut State, mail: Mail) {
 fn post_digest(state: &mut State) {
     if let Some((mails, left_out)) = state.outbox.digest(Instant::now()) {
         let node = state.settings.node.clone();
-        post(state, Mail::digest(mails, left_out, &node, SystemTime::now()));
+        let digest = Mail::digest(mails, left_out, &node, SystemTime::now());
+        let lost = state.outbox.post_digest(digest);
+        count_lost(state, lost);
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Letter {
     pub left: Option<Vec<String>>,
     /// Which one it is, of all that were ever posted.
     pub number: u64,
+    /// It is a digest: the next one waits for it.
+    pub is_digest: bool,
 }
 
 /// What is to be done.
@@ -77,8 +79,17 @@ pub struct Outbox {
 impl Outbox {
     /// Adds a mail; gives the one that it pushed out.
     pub fn post(&mut self, mail: Mail) -> Option<Mail> {
+        self.add(mail, false)
+    }
+
+    /// Adds a digest; gives the mail that it pushed out.
+    pub fn post_digest(&mut self, mail: Mail) -> Option<Mail> {
+        self.add(mail, true)
+    }
+
+    fn add(&mut self, mail: Mail, is_digest: bool) -> Option<Mail> {
         self.posted += 1;
-        self.letters.push_back(Letter { mail, left: None, number: self.posted });
+        self.letters.push_back(Letter { mail, left: None, number: self.posted, is_digest });
         if self.letters.len() <= MAX_MAILS {
             return None;
         }
@@ -99,17 +110,25 @@ impl Outbox {
 
     /// The mails of a digest that is due, and how many were left out of it.
     pub fn digest(&mut self, now: Instant) -> Option<(Vec<Mail>, usize)> {
-        self.digest_at.take_if(|at| *at <= now)?;
+        self.digest_due().filter(|at| *at <= now)?;
+        self.digest_at = None;
         self.last_digest = Some(now);
         Some((std::mem::take(&mut self.gathered), std::mem::take(&mut self.left_out)))
+    }
+
+    /// When the next digest goes out; not while one waits to be sent, so that what happens while the
+    /// server is away comes as one as well.
+    fn digest_due(&self) -> Option<Instant> {
+        let waits = self.letters.iter().any(|letter| letter.is_digest);
+        self.digest_at.filter(|_| !waits)
     }
 
     /// What is to be done at `now`.
     pub fn next(&self, now: Instant) -> Next {
         match (self.letters.front(), self.not_before) {
-            (None, _) => self.digest_at.map_or(Next::Idle, Next::Wait),
+            (None, _) => self.digest_due().map_or(Next::Idle, Next::Wait),
             (Some(_), Some(until)) if now < until => {
-                Next::Wait(self.digest_at.map_or(until, |digest| digest.min(until)))
+                Next::Wait(self.digest_due().map_or(until, |digest| digest.min(until)))
             }
             (Some(letter), _) => Next::Send(letter.clone()),
         }
@@ -209,6 +228,23 @@ mod tests {
         }
         let (mails, left_out) = outbox.digest(at(90_000)).expect("it is due");
         assert_eq!((mails.len(), left_out), (MAX_GATHERED, 2));
+    }
+
+    #[test]
+    fn a_digest_that_waits_holds_up_the_next_and_not_other_mails() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut outbox = Outbox::default();
+        outbox.post_digest(mail(0));
+        outbox.failed(start, 1, None);
+        outbox.gather(at(0), mail(1));
+        outbox.gather(at(30), mail(2));
+        assert_eq!(outbox.digest(at(60)), None);
+        assert_eq!(first(&outbox, at(60)).1, "0");
+        outbox.failed(at(60), 1, None);
+        assert_eq!(outbox.next(at(60)), Next::Wait(at(62)), "nobody spins meanwhile");
+        outbox.done(1);
+        assert_eq!(outbox.digest(at(70)), Some((vec![mail(1), mail(2)], 0)));
     }
 
     #[test]

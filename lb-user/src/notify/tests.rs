@@ -412,7 +412,7 @@ async fn delivered(email: &Email, trusted: Option<&RootCertStore>) -> Result<Vec
         "lb01",
         std::time::SystemTime::now(),
     );
-    let letter = outbox::Letter { mail, left: None, number: 1 };
+    let letter = outbox::Letter { mail, left: None, number: 1, is_digest: false };
     deliver(email, "lb01", trusted, &letter).await
 }
 

@@ -1,8 +1,8 @@
 //! Who asks: HTTP Basic (RFC 7617) against argon2id hashes.
 //!
 //! A verification costs tens of milliseconds and megabytes on purpose, so it runs on a blocking
-//! thread, few at once, and what was found right is remembered for some minutes under a keyed
-//! hash. An unknown user costs as much as a wrong password.
+//! thread, few at once, and what was found right is remembered for some minutes after its last use
+//! under a keyed hash. An unknown user costs as much as a wrong password.
 //!
 //! Must not know: routes, what is asked.
 
@@ -50,7 +50,7 @@ pub(super) struct Users {
     /// Verified against for unknown names.
     decoy: String,
     key: hmac::Key,
-    /// What was found right: whose it is, until when.
+    /// What was found right: whose it is, until when; each use begins the time anew.
     known: Mutex<HashMap<[u8; 32], (usize, Instant)>>,
     verifying: Arc<Semaphore>,
 }
@@ -101,11 +101,16 @@ impl Users {
         let permit = Arc::clone(&self.verifying).acquire_owned();
         let permit = tokio::time::timeout(PATIENCE, permit).await;
         let Ok(Ok(permit)) = permit else { return Err(Denied::Busy) };
+        if let Some(user) = self.recall(&credentials, Instant::now()) {
+            return Ok(identity(user));
+        }
         // Others may have guessed while this one waited.
         let wait = throttle.wait(source, Instant::now());
         if !wait.is_zero() {
             return Err(Denied::Wait(wait.as_millis().div_ceil(1000) as u64));
         }
+        // Charged before it is known, so that hanging up meanwhile makes no guess free.
+        throttle.failed(source, Instant::now());
         let verified = tokio::task::spawn_blocking(move || {
             let is_right = is_right(&password, &hash);
             drop(permit);
@@ -117,10 +122,7 @@ impl Users {
                 self.remember(credentials, at, Instant::now());
                 Ok(identity(&self.list[at]))
             }
-            _ => {
-                throttle.failed(source, Instant::now());
-                Err(Denied::Wrong(name))
-            }
+            _ => Err(Denied::Wrong(name)),
         }
     }
 
@@ -133,9 +135,10 @@ impl Users {
     }
 
     fn recall(&self, credentials: &[u8; 32], now: Instant) -> Option<&User> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, until) = known.get(credentials)?;
-        if *until > now { self.list.get(*at) } else { None }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, until) = known.get_mut(credentials).filter(|(_, until)| *until > now)?;
+        *until = now + REMEMBERED;
+        self.list.get(*at)
     }
 
     fn remember(&self, credentials: [u8; 32], at: usize, now: Instant) {

@@ -34,7 +34,7 @@ pub(super) async fn read(body: Incoming) -> Result<Bytes, Answer> {
 }
 
 /// The parameters of an operation as a query, out of a JSON object.
-pub(super) fn query(
+pub(in crate::admin) fn query(
     operation: &Operation,
     query: Option<&str>,
     body: &[u8],

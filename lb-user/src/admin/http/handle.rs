@@ -15,11 +15,12 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 use hyper::{Method, Response, StatusCode, Version};
+use tokio::sync::mpsc;
 
 use crate::admin::api::{self, Answer, METRICS, PREFIX};
 use crate::admin::audit::{self, Who};
 use crate::admin::http::auth::{Denied, Identity};
-use crate::admin::http::form::{Form, Outcome};
+use crate::admin::http::form::{Change, Form, Outcome};
 use crate::admin::http::settings::Settings;
 use crate::admin::http::{Shared, body, guard};
 use crate::admin::page::{self, View};
@@ -50,7 +51,7 @@ impl From<Answer> for Answered {
 }
 
 /// Answers a request.
-pub(super) async fn handle<E: From<Request>>(
+pub(super) async fn handle<E: From<Request> + Send + 'static>(
     request: hyper::Request<Incoming>,
     peer: SocketAddr,
     is_secure: bool,
@@ -65,7 +66,7 @@ pub(super) async fn handle<E: From<Request>>(
     response(answered, Some(&settings))
 }
 
-async fn answer<E: From<Request>>(
+async fn answer<E: From<Request> + Send + 'static>(
     request: hyper::Request<Incoming>,
     peer: SocketAddr,
     is_secure: bool,
@@ -118,7 +119,7 @@ fn unauthorised(denied: &Denied, peer: SocketAddr, settings: &Settings) -> Answe
     Answered { answer: Answer::error(status, text), headers }
 }
 
-impl<E: From<Request>> Ask<'_, E> {
+impl<E: From<Request> + Send + 'static> Ask<'_, E> {
     async fn dispatch(&self, body: Incoming) -> Answered {
         let path = self.head.uri.path();
         let stats = path.strip_prefix(self.settings.http.stats_path.as_str());
@@ -241,22 +242,13 @@ impl<E: From<Request>> Ask<'_, E> {
             Ok(changes) => changes,
             Err(fault) => return Answer::error(StatusCode::BAD_REQUEST, fault).into(),
         };
-        let mut outcome = Outcome { done: true, text: String::new() };
-        for change in changes {
-            let verb = api::route(&Method::POST, &change.path, Some(&change.query));
-            let answer = match verb {
-                Ok(verb) => self.tell(verb).await,
-                Err(answer) => self.refused(&change.what, answer),
-            };
-            let became = if answer.status.is_success() {
-                "done".to_owned()
-            } else {
-                outcome.done = false;
-                format!("refused: {}", audit::reason(&answer))
-            };
-            let separator = if outcome.text.is_empty() { "" } else { "; " };
-            outcome.text = format!("{}{separator}{}: {became}", outcome.text, change.what);
-        }
+        // All of them, also when whoever asked hangs up in between.
+        let (who, requests) = (self.who(), self.shared.requests.clone());
+        let made = tokio::spawn(make(changes, who, requests)).await;
+        let outcome = made.unwrap_or_else(|_| Outcome {
+            done: false,
+            text: "what became of it is in the daemon's log".to_owned(),
+        });
         let code = if outcome.done { "DONE" } else { "DENY" };
         self.shared.results.put(user, outcome, Instant::now());
         let location = format!("{}?st={code}", self.settings.http.stats_path);
@@ -324,8 +316,15 @@ impl<E: From<Request>> Ask<'_, E> {
     /// A request that no form of a browser can send, or a token.
     fn is_meant(&self) -> Result<(), Answer> {
         let token = self.head.headers.get(guard::TOKEN_HEADER);
+        if let Some(token) = token {
+            // One that is given has to be right, whatever else there is.
+            let token = token.to_str().unwrap_or("");
+            let taken = self.shared.tokens.take(&self.identity.name, token, Instant::now());
+            taken
+                .map_err(|e| Answer::error(StatusCode::FORBIDDEN, format!("x-csrf-token: {e}")))?;
+        }
         match (guard::content_type(&self.head.headers).as_deref(), token) {
-            (Some(JSON), _) => Ok(()),
+            (Some(JSON), _) | (None, Some(_)) => Ok(()),
             (Some(_), _) => {
                 let text = "parameters come as application/json, or in the query";
                 Err(Answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, text))
@@ -334,12 +333,6 @@ impl<E: From<Request>> Ask<'_, E> {
                 let text = "add content-type: application/json, or a token as x-csrf-token: \
                             this could come from another site's page";
                 Err(Answer::error(StatusCode::FORBIDDEN, text))
-            }
-            (None, Some(token)) => {
-                let token = token.to_str().unwrap_or("");
-                let taken = self.shared.tokens.take(&self.identity.name, token, Instant::now());
-                taken
-                    .map_err(|e| Answer::error(StatusCode::FORBIDDEN, format!("x-csrf-token: {e}")))
             }
         }
     }
@@ -350,12 +343,17 @@ impl<E: From<Request>> Ask<'_, E> {
 
     /// Asks, and logs what became of a change.
     async fn tell(&self, verb: Verb) -> Answer {
-        let change = audit::change(&verb);
-        let answer = api::respond(&self.ask(verb).await);
-        if let Some(change) = change {
-            audit::told(&self.who(), &change, &answer);
+        match (&verb, audit::change(&verb)) {
+            (Verb::Connections { limit, .. }, _) if *limit > MAX_LIMIT => {
+                let text = format!("limit={limit} is above {MAX_LIMIT}: ask on the admin socket");
+                Answer::error(StatusCode::BAD_REQUEST, text)
+            }
+            (_, None) => api::respond(&self.ask(verb).await),
+            (_, Some(change)) => {
+                let requests = self.shared.requests.clone();
+                server::change(verb, change, std::future::ready(self.who()), requests).await
+            }
         }
-        answer
     }
 
     fn refused(&self, change: &str, answer: Answer) -> Answer {
@@ -366,6 +364,39 @@ impl<E: From<Request>> Ask<'_, E> {
     fn who(&self) -> Who {
         Who { name: self.identity.name.clone(), from: self.peer.ip().to_string() }
     }
+}
+
+/// Makes changes one after the other; gives what became of them.
+async fn make<E: From<Request> + Send + 'static>(
+    changes: Vec<Change>,
+    who: Who,
+    requests: mpsc::Sender<E>,
+) -> Outcome {
+    let mut outcome = Outcome { done: true, text: String::new() };
+    for change in changes {
+        let verb = api::route(&Method::POST, &change.path, Some(&change.query));
+        let audited = verb.map(|verb| (audit::change(&verb), verb));
+        let answer = match audited {
+            Ok((said, verb)) => {
+                let said = said.unwrap_or_else(|| change.what.clone());
+                let who = std::future::ready(who.clone());
+                server::change(verb, said, who, requests.clone()).await
+            }
+            Err(answer) => {
+                audit::refused(&who, &change.what, &audit::reason(&answer));
+                answer
+            }
+        };
+        let became = if answer.status.is_success() {
+            "done".to_owned()
+        } else {
+            outcome.done = false;
+            format!("refused: {}", audit::reason(&answer))
+        };
+        let separator = if outcome.text.is_empty() { "" } else { "; " };
+        outcome.text = format!("{}{separator}{}: {became}", outcome.text, change.what);
+    }
+    outcome
 }
 
 fn document(body: Vec<u8>, content_type: &'static str) -> Answer {
@@ -416,6 +447,8 @@ fn server_name(settings: Option<&Settings>) -> &'static str {
     }
 }
 
+/// Connections that are listed over the network, at most: a longer list is made for a while.
+const MAX_LIMIT: usize = 10_000;
 /// Where the API's description is.
 const OPENAPI: &str = "/api/v1/openapi.json";
 const JSON: &str = "application/json";

@@ -21,7 +21,9 @@ use tokio::sync::Semaphore;
 
 use crate::admin::http::Shared;
 use crate::admin::http::handle::handle;
+use crate::admin::http::throttle::network;
 use crate::controller::request::Request;
+use crate::watchdog::{self, Weight};
 
 /// A listening socket; `[::]` takes IPv4 as well, and is `0.0.0.0` on a host without IPv6.
 pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -62,8 +64,12 @@ where
     };
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let sources = Arc::new(Sources::default());
+    let pulse = watchdog::part("admin.http", STUCK, Weight::Useful);
     loop {
+        // Stuck is a server whose clients leave no room for others.
+        pulse.begin();
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        pulse.rest();
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
@@ -177,6 +183,8 @@ struct Place {
 impl Sources {
     fn enter(sources: &Arc<Self>, source: IpAddr) -> Option<Place> {
         let mut open = sources.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A host of IPv6 has many addresses.
+        let source = network(source);
         let count = open.entry(source).or_default();
         if *count >= MAX_PER_SOURCE {
             return None;
@@ -207,6 +215,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const HEAD: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(5);
+const STUCK: Duration = Duration::from_secs(60);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -12,7 +12,7 @@
 //! Must not know: maps, netlink, how a page looks.
 
 mod auth;
-mod body;
+pub(super) mod body;
 mod csrf;
 mod form;
 mod guard;
@@ -29,7 +29,7 @@ use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::task::AbortHandle;
+use tokio::task::JoinHandle;
 
 use crate::admin::http::csrf::Tokens;
 use crate::admin::http::form::Results;
@@ -62,12 +62,13 @@ struct State {
     staged: Option<Staged>,
     /// What was in force before the last commit.
     before: Option<Option<Arc<Settings>>>,
-    accepting: Option<(SocketAddr, AbortHandle)>,
+    accepting: Option<(SocketAddr, JoinHandle<()>)>,
 }
 
 struct Staged {
     settings: Option<Arc<Settings>>,
-    /// A new one, where the address changes.
+    /// A new one, where the address changes. One that is in the way of our own is bound when that is
+    /// closed.
     listener: Option<TcpListener>,
 }
 
@@ -97,15 +98,14 @@ impl<E: From<Request> + Send + 'static> Plane<E> {
     fn serve(&self, state: &mut State, staged: Staged) {
         let Staged { settings, listener } = staged;
         let bind = settings.as_ref().map(|settings| settings.http.bind);
-        if let Some((served, accepting)) = &state.accepting
-            && Some(*served) != bind
-        {
+        let other = state.accepting.take_if(|(served, _)| Some(*served) != bind);
+        let before = other.map(|(_, accepting)| accepting);
+        if let Some(accepting) = &before {
             accepting.abort();
-            state.accepting = None;
         }
-        if let (Some(bind), Some(listener), None) = (bind, listener, &state.accepting) {
-            let serving = listener::run(listener, Arc::clone(&self.shared));
-            state.accepting = Some((bind, self.runtime.spawn(serving).abort_handle()));
+        if let (Some(bind), None) = (bind, &state.accepting) {
+            let serving = accept(before, bind, listener, Arc::clone(&self.shared));
+            state.accepting = Some((bind, self.runtime.spawn(serving)));
             let tls = settings.as_ref().is_some_and(|settings| settings.tls.is_some());
             let scheme = if tls { "https" } else { "http" };
             let path = settings.as_ref().map_or("", |settings| settings.http.stats_path.as_str());
@@ -125,11 +125,12 @@ impl<E: From<Request> + Send + 'static> AdminPlane for Plane<E> {
         };
         let settings = Arc::new(Settings::read(http)?);
         let is_bound = state.accepting.as_ref().is_some_and(|(bound, _)| *bound == http.bind);
-        let listener = if is_bound {
-            None
-        } else {
-            let bound = listener::bind(http.bind);
-            Some(bound.map_err(|error| vec![bind_fault(http.bind, &error)])?)
+        let own = state.accepting.as_ref().map(|(bound, _)| *bound);
+        let listener = match listener::bind(http.bind) {
+            _ if is_bound => None,
+            Ok(listener) => Some(listener),
+            Err(_) if own.is_some_and(|own| is_in_the_way(own, http.bind)) => None,
+            Err(error) => return Err(vec![bind_fault(http.bind, &error)]),
         };
         state.staged = Some(Staged { settings: Some(settings), listener });
         Ok(())
@@ -150,19 +151,7 @@ impl<E: From<Request> + Send + 'static> AdminPlane for Plane<E> {
     fn roll_back(&self) {
         let mut state = self.state();
         let Some(settings) = state.before.take() else { return };
-        let bind = settings.as_ref().map(|settings| settings.http.bind);
-        let served = state.accepting.as_ref().map(|(bound, _)| *bound);
-        let listener = match bind {
-            Some(bind) if served != Some(bind) => match listener::bind(bind) {
-                Ok(listener) => Some(listener),
-                Err(error) => {
-                    tracing::error!("{}", bind_fault(bind, &error));
-                    None
-                }
-            },
-            _ => None,
-        };
-        self.serve(&mut state, Staged { settings, listener });
+        self.serve(&mut state, Staged { settings, listener: None });
     }
 }
 
@@ -173,6 +162,28 @@ impl<E> Drop for Plane<E> {
             accepting.abort();
         }
     }
+}
+
+/// Serves on an address, once whoever served before has closed his socket.
+async fn accept<E: From<Request> + Send + 'static>(
+    before: Option<JoinHandle<()>>,
+    bind: SocketAddr,
+    listener: Option<TcpListener>,
+    shared: Arc<Shared<E>>,
+) {
+    if let Some(before) = before {
+        // It was told to end.
+        let _ended = before.await;
+    }
+    match listener.map_or_else(|| listener::bind(bind), Ok) {
+        Ok(listener) => listener::run(listener, shared).await,
+        Err(error) => tracing::error!("{}", bind_fault(bind, &error)),
+    }
+}
+
+/// Whether our own socket keeps another of ours from its address: one of them is for every address.
+fn is_in_the_way(own: SocketAddr, wanted: SocketAddr) -> bool {
+    own.port() == wanted.port() && (own.ip().is_unspecified() || wanted.ip().is_unspecified())
 }
 
 /// What keeps `admin.http` from working on this host, line by line. Reads files, and tries the port.

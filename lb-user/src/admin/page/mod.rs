@@ -104,7 +104,7 @@ fn head(html: &mut Html, view: &View<'_>) {
     }
     html.raw("<style>").raw(STYLE).raw("</style></head><body data-refresh=\"");
     let refreshed = !view.options.norefresh;
-    html.text(if refreshed { view.refresh.as_secs() } else { 0 }).raw("\">");
+    html.text(if refreshed { view.refresh.as_secs().max(1) } else { 0 }).raw("\">");
 }
 
 fn bar(html: &mut Html, view: &View<'_>) {

@@ -91,9 +91,12 @@
         tell();
         select();
       }
-      for (const part of ["uptime"]) byId(part).textContent = fresh.getElementById(part).textContent;
-      document.querySelector("footer time").textContent = fresh.querySelector("footer time").textContent;
-      lost.hidden = true;
+      lost.textContent = "Paused while you are at a button or field: click elsewhere to go on.";
+      lost.hidden = !busy;
+      if (!busy) {
+        for (const part of ["uptime"]) byId(part).textContent = fresh.getElementById(part).textContent;
+        document.querySelector("footer time").textContent = fresh.querySelector("footer time").textContent;
+      }
     } catch (error) {
       lost.textContent = "Not up to date: " + error.message;
       lost.hidden = false;

@@ -1,4 +1,4 @@
-//! Commands of VRRP and of health checks that would not be run: missing, or open to changes by
+//! Commands of VRRP, of services and of health checks that would not be run: missing, or open to changes by
 //! others.
 //!
 //! They are looked at again before every run, so this only says it earlier.
@@ -26,6 +26,20 @@ pub(super) fn examine(director: &Director) -> Vec<String> {
         let what = format!("vrrp.{list}, {name}: notify");
         written.map(move |command| (what.clone(), command, notify::script_user()))
     });
+    let services = director.virtual_services.iter().flat_map(|service| {
+        let (notify, quorum) = (&service.notify, &service.quorum);
+        let commands = [
+            ("notify", &notify.up),
+            ("notify", &notify.down),
+            ("quorum", &quorum.on_up),
+            ("quorum", &quorum.on_down),
+        ];
+        let written = commands.into_iter().filter(|(_, command)| !command.is_empty());
+        written.map(|(key, command)| {
+            let what = format!("virtual_services, {}: {key}", service.name);
+            (what, command, notify::script_user())
+        })
+    });
     let checks = director.virtual_services.iter().flat_map(|service| {
         let checks = service.real_servers.iter().flat_map(|server| &server.health_checks);
         checks.filter_map(|check| match &check.kind {
@@ -37,7 +51,8 @@ pub(super) fn examine(director: &Director) -> Vec<String> {
             _ => None,
         })
     });
-    let refused = scripts.chain(told).chain(checks).filter_map(|(what, command, user)| {
+    let all = scripts.chain(told).chain(services).chain(checks);
+    let refused = all.filter_map(|(what, command, user)| {
         let why = exec::check(command, &user).err()?;
         Some(format!("{what}: {why}"))
     });
@@ -67,12 +82,16 @@ virtual_services:
     listen: 192.0.2.1:80/tcp
     forwarding: nat
     health_check: {type: exec, command: [/nowhere/check, '{port}'], user: root}
+    notify: {up: [/nowhere/x], down: [/nowhere/x]}
+    quorum: {on_up: [/nowhere/x]}
     real_servers: [{address: 192.0.2.8}, {address: 192.0.2.9}]
 ";
         let director = config::load("f", text, "host").expect("a good file").director;
         let found = examine(&director);
-        assert_eq!(found.len(), 3, "{found:?}");
-        let (check, notify, script) = (&found[0], &found[1], &found[2]);
+        assert_eq!(found.len(), 5, "{found:?}");
+        let (check, notify, script) = (&found[0], &found[3], &found[4]);
+        assert!(found[1].starts_with("virtual_services, web: notify: "), "{found:?}");
+        assert!(found[2].starts_with("virtual_services, web: quorum: "), "{found:?}");
         assert!(check.starts_with("virtual_services, web: health check: "), "{check}");
         assert!(notify.starts_with("vrrp.instances, VI_1: notify: "), "{notify}");
         // Without root it is told before that nothing runs as another user.

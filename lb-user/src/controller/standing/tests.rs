@@ -85,8 +85,8 @@ impl World {
         let words: Vec<String> = transitions
             .iter()
             .map(|transition| match transition {
-                Transition::Server(ServerTransition { endpoint, up, first, places, .. }) => {
-                    let last = endpoint.ip().to_string();
+                Transition::Server(ServerTransition { endpoints, up, first, places, .. }) => {
+                    let last = endpoints[0].ip().to_string();
                     let last = last.rsplit('.').next().unwrap_or_default();
                     format!("{last}{}x{}", sign(*up, *first), places.len())
                 }
@@ -165,9 +165,40 @@ fn what_several_services_share_is_one_transition() {
     }
     world.told();
     world.probe(1, 80, '-');
-    assert_eq!(world.told(), "1-x2 1-x1", "those with the same checks are one");
+    assert_eq!(world.told(), "1-x3", "one check decided it for all");
     world.probe(2, 81, '-');
     assert_eq!(world.told(), "2-x1 q-");
+}
+
+#[test]
+fn one_check_of_several_ports_is_one_transition() {
+    let service = |name: &str, port: u16| {
+        format!(
+            "- {{name: {name}, listen: 192.0.2.1:{port}/tcp, forwarding: dr, health_check: d, \
+             real_servers: [{{address: 10.0.0.1}}]}}\n"
+        )
+    };
+    let mut world = World::new(&[service("web", 80), service("secure", 443)].concat());
+    world.probe(1, 81, '+');
+    world.told();
+    world.probe(1, 81, '-');
+    let (_, transitions) = world.judge(0);
+    let Transition::Server(changed) = &transitions[0] else { panic!("{transitions:?}") };
+    assert_eq!((changed.name().as_str(), changed.places.len()), ("10.0.0.1", 2));
+    let servers = transitions.iter().filter(|t| matches!(t, Transition::Server(_)));
+    assert_eq!(servers.count(), 1, "{transitions:?}");
+}
+
+#[test]
+fn a_quorum_does_not_wait_for_a_check_that_this_host_cannot_do() {
+    let mut world = World::new(TWO);
+    world.probe(1, 80, '+');
+    assert_eq!(world.told(), "1+?x1 q+?");
+    for _ in 0..ENOUGH {
+        world.probe(2, 80, '?');
+    }
+    world.probe(1, 80, '-');
+    assert_eq!(world.told(), "1-x1 q-");
 }
 
 #[test]

@@ -68,12 +68,22 @@ impl ViaService {
         }
         let sides =
             [(via::PROGRAM_OUT, TcAttachType::Egress), (via::PROGRAM_IN, TcAttachType::Ingress)];
+        let mut first = None;
         for (name, side) in sides {
-            let program = program(&mut self.ebpf, name)?;
             let options = options(interface, name, side);
-            program
+            let attached = program(&mut self.ebpf, name)?
                 .attach_with_options(interface, side, options)
-                .with_context(|| format!("put {name} on {interface} (traffic control)"))?;
+                .with_context(|| format!("put {name} on {interface} (traffic control)"));
+            match (attached, first.take()) {
+                (Ok(link), _) => first = Some((name, link)),
+                (Err(error), half) => {
+                    // Half of them would bar the next attempt.
+                    if let Some((name, link)) = half {
+                        program(&mut self.ebpf, name)?.detach(link)?;
+                    }
+                    return Err(error);
+                }
+            }
         }
         self.interfaces.insert(interface.to_owned(), index);
         Ok(())
