@@ -60,13 +60,13 @@ pub fn lb_via_in(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
     if let Some(seen) = via::read(&skb) {
         // SAFETY: copied at once.
-        if let Some(server) = unsafe { PROBES.get(&seen.answering()) } {
+        if let Some(server) = unsafe { PROBES.get(seen.answering()) } {
             let _whole = skb.replace(&seen, seen.source_at(), &seen.source, &{ *server });
         }
     } else if let Some(error) = via::read_error(&skb) {
         let probe = error.quoted.asking(error.quoted.destination);
         // SAFETY: copied at once.
-        if let Some(server) = unsafe { PROBES.get(&probe) } {
+        if let Some(server) = unsafe { PROBES.get(probe) } {
             let _whole = skb.replace_quoted(&error, &{ *server });
         }
     }

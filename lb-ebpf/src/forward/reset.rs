@@ -10,7 +10,6 @@
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
-use lb_common::bare::Bare;
 use lb_common::conn::{ConnEntry, REPLY, Word};
 use lb_common::rewrite;
 use lb_common::service::{RS_RESET, RealServer};
@@ -18,7 +17,7 @@ use lb_common::state::flags;
 use lb_common::verdict::Counter;
 use lb_common::wire::{Buf, Link, Packet, Part, TCP};
 
-use crate::conntrack::{Table, word_of};
+use crate::conntrack::word_of;
 use crate::frame::{Frame, ingress};
 use crate::stage::{Stage, handed};
 use crate::station::as_sent_to_us;
