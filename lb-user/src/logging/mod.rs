@@ -10,7 +10,7 @@
 //! severities: a server that goes down is `alert`, one that comes up `notice`, a service without any
 //! server `emerg`:
 //!
-//! ```ignore
+//! ```text
 //! tracing::warn!(severity = "alert", "Server {service}/{server} is DOWN, reason: {reason}");
 //! ```
 //!

@@ -151,7 +151,11 @@ impl<E: From<Request> + Send + 'static> AdminPlane for Plane<E> {
     fn roll_back(&self) {
         let mut state = self.state();
         let Some(settings) = state.before.take() else { return };
-        self.serve(&mut state, Staged { settings, listener: None });
+        let bind = settings.as_ref().map(|settings| settings.http.bind);
+        let served = state.accepting.as_ref().map(|(bound, _)| *bound);
+        // At once where that is possible, so that nobody is refused in between.
+        let listener = bind.filter(|_| served != bind).and_then(|bind| listener::bind(bind).ok());
+        self.serve(&mut state, Staged { settings, listener });
     }
 }
 
