@@ -7,11 +7,10 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::admin::page::states::{State, state};
-use crate::controller::document::{RealServer, Status, VirtualService};
+use crate::controller::document::{self, RealServer, Status, VirtualService};
 
 /// The document.
 pub(super) fn render(status: &Status, now: SystemTime) -> String {
@@ -48,11 +47,7 @@ fn frontend(service: &VirtualService) -> Row {
 
 fn real_server(server: &RealServer, number: usize, now: u64) -> Row {
     let mut row = Row::default();
-    let ip = server.address.parse::<IpAddr>();
-    let address = match ip {
-        Ok(IpAddr::V6(_)) => format!("[{}]:{}", server.address, server.port),
-        _ => format!("{}:{}", server.address, server.port),
-    };
+    let address = document::endpoint(&server.address, server.port);
     row.set("svname", &address);
     row.set("addr", &address);
     row.set("sid", number);

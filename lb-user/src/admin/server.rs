@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
 use hyper::service::service_fn;
@@ -114,18 +114,9 @@ async fn handle<E: From<Request> + Send + 'static>(
     peer: Option<UCred>,
 ) -> Answer {
     let (head, body) = request.into_parts();
-    let body = Limited::new(body, MAX_BODY).collect();
-    let body = match tokio::time::timeout(CLIENT_TIMEOUT, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) => {
-            let limit = error.downcast_ref::<http_body_util::LengthLimitError>().is_some();
-            let status =
-                if limit { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-            return Answer::error(status, format!("the request's body: {error}"));
-        }
-        Err(_elapsed) => {
-            return Answer::error(StatusCode::REQUEST_TIMEOUT, "the request's body did not come");
-        }
+    let body = match http::body::read(body).await {
+        Ok(body) => body,
+        Err(answer) => return answer,
     };
     let path = head.uri.path();
     let query = match asked_in(path, head.uri.query(), &body) {
@@ -230,7 +221,6 @@ fn response(answer: Answer) -> Response<Full<Bytes>> {
 const MAX_CONNECTIONS: usize = 16;
 /// hyper's smallest.
 const MAX_HEAD: usize = 8 * 1024;
-const MAX_BODY: usize = 64 * 1024;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A reload is answered when the new file serves, and a list of bans may be long.
 const LONG_TIMEOUT: Duration = Duration::from_secs(60);

@@ -468,6 +468,11 @@ pub struct Error {
     pub errors: Vec<String>,
 }
 
+/// `ip:port`, with brackets around an IPv6 address.
+pub fn endpoint(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

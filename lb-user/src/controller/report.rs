@@ -152,7 +152,7 @@ impl Source<'_> {
         seen.into_iter().map(|seen| check(seen, now)).collect()
     }
 
-    fn real_server(
+    pub(super) fn real_server(
         &mut self,
         place: (usize, usize),
         service: &model::VirtualService,

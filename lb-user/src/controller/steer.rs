@@ -14,7 +14,7 @@ use crate::controller::overrides::{Action, ServerName};
 use crate::controller::request::{Document, Refusal, RefusalKind, Reply, Request, Steer};
 use crate::controller::state_file;
 use crate::controller::task::{Controller, InForce, failed};
-use crate::model::VirtualService;
+use crate::model::{Protocol, RealServer, VirtualService};
 
 /// Changes that are being written.
 #[derive(Debug, Default)]
@@ -165,26 +165,25 @@ impl Controller {
             state: "removed".to_owned(),
             ..Steered::default()
         };
-        let shown = self.with_source(|source| source.status().map(Document::Status))?;
-        if let Document::Status(status) = shown {
-            let service = status.virtual_services.into_iter().find(|s| s.name == server.service);
-            let is = |rs: &super::document::RealServer| {
-                (rs.address.as_str(), rs.port) == (&server.address.to_string(), server.port)
-            };
-            let is_udp = |s: &super::document::VirtualService| {
-                s.listen.iter().all(|listen| listen.ends_with("/udp"))
-            };
-            document.protocol =
-                if service.as_ref().is_some_and(is_udp) { "udp" } else { "tcp" }.to_owned();
-            if let Some(rs) = service.and_then(|s| s.real_servers.into_iter().find(is)) {
+        self.with_source(|source| {
+            let mut services = source.director.virtual_services.iter().enumerate();
+            let found = services.find(|(_, service)| service.name == server.service);
+            let is_udp = |s: &VirtualService| s.listen.iter().all(|l| l.protocol == Protocol::Udp);
+            let is_udp = found.is_some_and(|(_, service)| is_udp(service));
+            document.protocol = if is_udp { "udp" } else { "tcp" }.to_owned();
+            let is = |rs: &RealServer| (rs.address, rs.port) == (server.address, server.port);
+            if let Some((at, service)) = found
+                && let Some(place) = service.real_servers.iter().position(is)
+            {
+                let rs = source.real_server((at, place), service, &service.real_servers[place])?;
                 document.state = rs.state;
                 document.weight = rs.weight;
                 document.effective_weight = rs.effective_weight;
                 document.active_connections = rs.active_connections;
                 document.inactive_connections = rs.inactive_connections;
             }
-        }
-        Ok(Document::Steered(document))
+            Ok(Document::Steered(document))
+        })
     }
 
     /// What holds now, to go back to. `is_reload` says what would replace it.

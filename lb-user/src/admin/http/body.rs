@@ -13,7 +13,7 @@ use crate::admin::api::{Answer, escape};
 use crate::admin::operations::{Kind, Operation};
 
 /// The whole body.
-pub(super) async fn read(body: Incoming) -> Result<Bytes, Answer> {
+pub(in crate::admin) async fn read(body: Incoming) -> Result<Bytes, Answer> {
     let too_large = || {
         let text = format!("the request's body has more than {} KiB", MAX_BODY / 1024);
         Answer::error(StatusCode::PAYLOAD_TOO_LARGE, text)

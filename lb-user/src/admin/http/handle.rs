@@ -193,8 +193,14 @@ impl<E: From<Request> + Send + 'static> Ask<'_, E> {
         let view = View {
             status: &status,
             stats: &stats,
-            history: self.read("history").await,
-            events: self.read("events").await,
+            history: match self.ask(Verb::History).await {
+                Ok(Document::History(history)) => Some(history),
+                _ => None,
+            },
+            events: match self.ask(Verb::Events).await {
+                Ok(Document::Events(events)) => Some(events),
+                _ => None,
+            },
             user,
             role: if self.settings.users.is_open() { "" } else { self.identity.role.name() },
             token: token.as_deref(),
@@ -207,13 +213,6 @@ impl<E: From<Request> + Send + 'static> Ask<'_, E> {
             options,
         };
         document(page::render(&view).into_bytes(), HTML)
-    }
-
-    /// A document of the API, if this daemon has it.
-    async fn read<T: serde::de::DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let verb = api::route(&Method::GET, &format!("{PREFIX}{name}"), None).ok()?;
-        let answer = api::respond(&self.ask(verb).await);
-        serde_json::from_slice(&answer.body).ok().filter(|_: &T| answer.status.is_success())
     }
 
     /// HAProxy's form.

@@ -9,7 +9,7 @@ use super::chart::Chart;
 use super::html::Html;
 use super::numbers::{scaled, span, whole};
 use super::states::{State, state};
-use crate::controller::document::{Check, RealServer, SorryServer, VirtualService};
+use crate::controller::document::{self, Check, RealServer, SorryServer, VirtualService};
 
 /// Every service that the view wants.
 pub(super) fn all(html: &mut Html, view: &View<'_>) {
@@ -23,7 +23,8 @@ pub(super) fn all(html: &mut Html, view: &View<'_>) {
 
 fn wanted(view: &View<'_>, service: &VirtualService) -> bool {
     let scope = view.options.scope.as_str();
-    let holds = |server: &RealServer| endpoint(server).contains(scope);
+    let holds =
+        |server: &RealServer| document::endpoint(&server.address, server.port).contains(scope);
     scope.is_empty()
         || service.name.contains(scope)
         || service.listen.iter().any(|listen| listen.contains(scope))
@@ -95,7 +96,7 @@ fn charts(html: &mut Html, view: &View<'_>, service: &VirtualService) {
 
 fn row(html: &mut Html, view: &View<'_>, service: &VirtualService, server: &RealServer) {
     let state = state(server);
-    let endpoint = endpoint(server);
+    let endpoint = document::endpoint(&server.address, server.port);
     html.raw("<tr data-server=\"").text(&endpoint).raw("\" data-state=\"").text(state.class());
     html.raw("\"><th scope=\"row\"><code>").text(&endpoint).raw("</code></th>");
     html.raw("<td data-label=\"Status\"><b class=\"state ").text(state.class()).raw("\">");
@@ -137,7 +138,7 @@ fn row(html: &mut Html, view: &View<'_>, service: &VirtualService, server: &Real
 
 /// The server of last resort.
 fn sorry_row(html: &mut Html, view: &View<'_>, sorry: &SorryServer) {
-    let endpoint = joined(&sorry.address, sorry.port);
+    let endpoint = document::endpoint(&sorry.address, sorry.port);
     html.raw("<tr data-server=\"").text(&endpoint).raw("\"><th scope=\"row\"><code>");
     html.text(&endpoint).raw("</code></th><td data-label=\"Status\" colspan=\"2\">");
     html.raw(if sorry.in_use {
@@ -203,7 +204,11 @@ fn buttons(
     html.raw("<span class=\"buttons\">");
     for action in ["ready", "drain", "maint"] {
         html.raw("<button name=\"action\" value=\"").text(action).raw("\" aria-label=\"");
-        html.text(action).raw(" ").text(&service.name).raw("/").text(endpoint(server));
+        html.text(action)
+            .raw(" ")
+            .text(&service.name)
+            .raw("/")
+            .text(document::endpoint(&server.address, server.port));
         html.raw(if action == now { "\" class=\"now\">" } else { "\">" });
         html.text(action.to_uppercase()).raw("</button>");
     }
@@ -214,7 +219,10 @@ fn buttons(
     html.raw(
         "<input class=\"weight\" type=\"number\" name=\"weight\" min=\"0\" max=\"65535\" required",
     );
-    html.raw(" aria-label=\"Weight of ").text(&service.name).raw("/").text(endpoint(server));
+    html.raw(" aria-label=\"Weight of ")
+        .text(&service.name)
+        .raw("/")
+        .text(document::endpoint(&server.address, server.port));
     html.raw("\" value=\"").text(server.weight).raw("\"><button>Set</button></form>");
 }
 
@@ -226,7 +234,11 @@ fn form(
     token: &str,
 ) {
     html.raw("<form method=\"post\" action=\"").text(view.stats_path).raw("\">");
-    let fields = [("b", service.name.as_str()), ("s", &endpoint(server)), ("csrf_token", token)];
+    let fields = [
+        ("b", service.name.as_str()),
+        ("s", &document::endpoint(&server.address, server.port)),
+        ("csrf_token", token),
+    ];
     for (name, value) in fields {
         html.raw("<input type=\"hidden\" name=\"").text(name).raw("\" value=\"").text(value);
         html.raw("\">");
@@ -256,15 +268,6 @@ fn sums(html: &mut Html, view: &View<'_>, service: &VirtualService) {
         html.raw("<td class=\"empty\"></td>");
     }
     html.raw("</tr></tfoot>");
-}
-
-fn endpoint(server: &RealServer) -> String {
-    joined(&server.address, server.port)
-}
-
-/// `address:port`, an IPv6 address in brackets.
-fn joined(address: &str, port: u16) -> String {
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
 /// Headings, and whether numbers are below them.

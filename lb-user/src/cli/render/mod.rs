@@ -21,6 +21,7 @@ pub use stats::{fill_rates, stats};
 pub use status::status;
 pub use vrrp::vrrp;
 
+pub(in crate::cli) use crate::controller::document::endpoint;
 use crate::controller::document::{Explanation, Reload};
 
 /// `lb explain`: the steps, then the verdict.
@@ -41,11 +42,6 @@ pub fn reload(done: &Reload) -> String {
     };
     text.push_str(&line);
     text
-}
-
-/// `ip:port`, with brackets around an IPv6 address.
-pub(in crate::cli) fn endpoint(address: &str, port: u16) -> String {
-    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
 #[cfg(test)]
